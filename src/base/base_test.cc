@@ -1,0 +1,52 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/result.h"
+#include "base/thread_pool.h"
+
+namespace keye {
+namespace {
+
+TEST(Json, RefusesDuplicateKeysDepthAndTrailingBytes) {
+  EXPECT_TRUE(parse_json(R"({"a": [1, 2.5, "x", null, true]})", "t"));
+  EXPECT_EQ(parse_json(R"({"a": 1, "a": 2})", "t").error().message, "key \"a\" appears twice");
+  EXPECT_EQ(parse_json(std::string(200, '['), "t").error().code, ErrorCode::corrupt_data);
+  EXPECT_FALSE(parse_json("{} x", "t"));
+  EXPECT_FALSE(parse_json("", "t"));
+  EXPECT_FALSE(parse_json("{\"a\":", "t"));
+}
+
+TEST(File, WriteReadMap) {
+  const Path path = Path(testing::TempDir()) / "keye_file_test";
+  ASSERT_TRUE(write_file(path, "hello"));
+  EXPECT_EQ(read_file(path).value(), "hello");
+  EXPECT_EQ(read_file(path, 4).error().code, ErrorCode::too_large);
+  auto mapped = MappedFile::open(path);
+  ASSERT_TRUE(mapped);
+  EXPECT_EQ(mapped->bytes().size(), 5U);
+  EXPECT_EQ(read_file(path.string() + ".none").error().code, ErrorCode::not_found);
+  EXPECT_EQ(MappedFile::open(testing::TempDir()).error().code, ErrorCode::io);
+  std::filesystem::remove(path);
+}
+
+TEST(ThreadPool, EveryItemOnce) {
+  for (int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; ++round) {
+      std::vector<std::atomic<int>> counts(static_cast<size_t>(round));
+      pool.for_each(round, [&](int64_t i, int worker) {
+        ASSERT_LT(worker, threads);
+        counts[static_cast<size_t>(i)].fetch_add(1);
+      });
+      for (auto& count : counts) ASSERT_EQ(count.load(), 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace keye

@@ -1,0 +1,132 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace keye {
+namespace {
+
+struct Descriptor {
+  int fd = -1;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+Error system_error(const Path& path, const char* action) {
+  const int code = errno;
+  return make_error(code == ENOENT ? ErrorCode::not_found : ErrorCode::io, path.string(), "cannot {}: {}", action,
+                    std::strerror(code));
+}
+
+/// Opens a regular file and finds its size.
+Result<size_t> open_regular(const Path& path, Descriptor& out) {
+  out.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (out.fd < 0) return system_error(path, "open");
+  struct stat status {};
+  if (::fstat(out.fd, &status) != 0) return system_error(path, "stat");
+  if (!S_ISREG(status.st_mode)) return make_error(ErrorCode::io, path.string(), "not a regular file");
+  return static_cast<size_t>(status.st_size);
+}
+
+size_t page_bytes() {
+  static const size_t size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+/// The whole pages inside `range`, as madvise wants them.
+std::span<const std::byte> whole_pages(std::span<const std::byte> range) {
+  const auto mask = ~(page_bytes() - 1);
+  const auto begin = (reinterpret_cast<uintptr_t>(range.data()) + page_bytes() - 1) & mask;
+  const auto end = reinterpret_cast<uintptr_t>(range.data() + range.size()) & mask;
+  if (end <= begin) return {};
+  return {reinterpret_cast<const std::byte*>(begin), end - begin};
+}
+
+}  // namespace
+
+Result<std::string> read_file(const Path& path, size_t bytes_max) {
+  Descriptor file;
+  KEYE_TRY(const size_t size, open_regular(path, file));
+  if (size > bytes_max) {
+    return make_error(ErrorCode::too_large, path.string(), "{} bytes, the limit is {}", size, bytes_max);
+  }
+  std::string text(size, '\0');
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(file.fd, text.data() + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_error(path, "read");
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  text.resize(done);
+  return text;
+}
+
+Result<void> write_file(const Path& path, std::string_view bytes) {
+  Path temporary = path;
+  temporary += fmt::format(".tmp{}", ::getpid());
+  {
+    Descriptor file;
+    file.fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (file.fd < 0) return system_error(path, "create");
+    while (!bytes.empty()) {
+      const ssize_t put = ::write(file.fd, bytes.data(), bytes.size());
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) {
+        const Error error = system_error(path, "write");
+        ::unlink(temporary.c_str());
+        return error;
+      }
+      bytes.remove_prefix(static_cast<size_t>(put));
+    }
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    const Error error = system_error(path, "rename");
+    ::unlink(temporary.c_str());
+    return error;
+  }
+  return {};
+}
+
+Result<MappedFile> MappedFile::open(const Path& path) {
+  Descriptor file;
+  KEYE_TRY(const size_t size, open_regular(path, file));
+  MappedFile mapped;
+  mapped.path_ = path;
+  if (size == 0) return mapped;
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (address == MAP_FAILED) return system_error(path, "map");
+  mapped.data_ = static_cast<const std::byte*>(address);
+  mapped.size_ = size;
+  return mapped;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::swap(MappedFile& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(path_, other.path_);
+}
+
+void MappedFile::drop(std::span<const std::byte> range) const {
+  const auto pages = whole_pages(range);
+  if (!pages.empty()) ::madvise(const_cast<std::byte*>(pages.data()), pages.size(), MADV_DONTNEED);
+}
+
+void MappedFile::prefetch(std::span<const std::byte> range) const {
+  const auto pages = whole_pages(range);
+  if (!pages.empty()) ::madvise(const_cast<std::byte*>(pages.data()), pages.size(), MADV_WILLNEED);
+}
+
+}  // namespace keye

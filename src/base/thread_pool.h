@@ -1,0 +1,59 @@
+// A fixed set of pinned threads that run one loop at a time. Waiting threads spin briefly before they sleep, so that the
+// hundreds of short loops of a decoding step cost about a microsecond each.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace keye {
+
+class ThreadPool {
+ public:
+  /// `threads` counts the caller: 1 means no thread is started. Worker i is pinned to the i-th processor that the
+  /// process may use; the caller is not pinned.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls body(item, worker) once for every item of [0, items); items are handed out one by one in increasing order to
+  /// whichever thread is free; worker is in [0, size()). Returns when all are done. Not reentrant, one caller at a time.
+  template <class Body>
+  void for_each(int64_t items, Body&& body) {
+    if (items <= 0) return;
+    if (items == 1 || workers_.empty()) {
+      for (int64_t i = 0; i < items; ++i) body(i, 0);
+      return;
+    }
+    using Stored = std::remove_reference_t<Body>;
+    run(items, const_cast<void*>(static_cast<const void*>(&body)),
+        [](void* context, int64_t item, int worker) { (*static_cast<Stored*>(context))(item, worker); });
+  }
+
+  /// How many processors this process may use.
+  static int processors();
+
+ private:
+  using Call = void (*)(void* context, int64_t item, int worker);
+
+  void run(int64_t items, void* context, Call call);
+  void work(int worker);
+  void drain(int worker);
+
+  std::vector<std::thread> workers_;
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  int64_t items_ = 0;
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<int> running_{0};
+  std::atomic<bool> stopping_{false};
+};
+
+}  // namespace keye

@@ -1,0 +1,15 @@
+// The commands of `keye`. Each takes its own arguments (argv[0] is its name) and returns the exit code.
+#pragma once
+
+namespace keye::cli {
+
+int cmd_run(int argc, char** argv);
+int cmd_info(int argc, char** argv);
+int cmd_tokenize(int argc, char** argv);
+int cmd_detokenize(int argc, char** argv);
+int cmd_render(int argc, char** argv);
+int cmd_preprocess(int argc, char** argv);
+int cmd_logits(int argc, char** argv);
+int cmd_bench(int argc, char** argv);
+
+}  // namespace keye::cli

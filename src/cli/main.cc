@@ -1,0 +1,53 @@
+#include <csignal>
+#include <cstdio>
+#include <string_view>
+
+#include "cli/command.h"
+#include "cli/commands.h"
+
+namespace {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  int (*run)(int argc, char** argv);
+};
+
+using namespace keye::cli;
+
+constexpr Command kCommands[] = {
+    {"tokenize", "text to token ids", cmd_tokenize},
+    {"detokenize", "token ids to text", cmd_detokenize},
+    {"render", "messages to the prompt text of a chat template", cmd_render},
+    {"preprocess", "pictures to the vision encoder's input", cmd_preprocess},
+};
+
+void print_help(std::FILE* out) {
+  std::fputs("keye: runs the Keye-VL family of models on this machine\n\nUsage: keye COMMAND [FLAGS]\n\nCommands:\n", out);
+  for (const Command& command : kCommands) std::fprintf(out, "  %-12s %s\n", command.name, command.summary);
+  std::fputs("\n'keye COMMAND --help' lists a command's flags.\n", out);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  if (argc < 2) {
+    print_help(stderr);
+    return kExitUsage;
+  }
+  const std::string_view name = argv[1];
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_help(stdout);
+    return kExitOk;
+  }
+  if (name == "--version") {
+    std::puts("keye " KEYE_VERSION);
+    return kExitOk;
+  }
+  for (const Command& command : kCommands) {
+    if (name == command.name) return command.run(argc - 1, argv + 1);
+  }
+  std::fprintf(stderr, "keye: no command \"%s\"; 'keye --help' lists them\n", argv[1]);
+  return kExitUsage;
+}
