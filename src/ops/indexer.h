@@ -1,0 +1,53 @@
+// The sparse-attention indexer: a small scorer that chooses which earlier tokens a token may attend to.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/paged_kv.h"
+#include "tensor/view.h"
+
+namespace keye::ops {
+
+class Backend;
+
+/// From the indexer's projections to its queries and keys: RMSNorm of each query head, LayerNorm of the key, rotation of
+/// the pairs (i, i + D/2), Hadamard rotation (natural order, scaled by D^-0.5); the key is written to the cache.
+///   q_gate  [n, H D + H] f32: queries head by head, then one gate per head     k_in  [n, D] f32
+///   q_norm, k_norm, k_bias  [D] f32       cos, sin  [n, D / 2] f32       slots  [n] as in AttentionInput
+///   q       [n, H, D] f32                 gate  [n, H] f32, multiplied by D^-0.5
+///   keys    one head of D, f32, keys layout          D is a power of two
+struct IndexerInput {
+  ConstView q_gate;
+  ConstView k_in;
+  ConstView q_norm;
+  ConstView k_norm;
+  ConstView k_bias;
+  float eps;
+  ConstView cos;
+  ConstView sin;
+  std::span<const int32_t> slots;
+  View q;
+  View gate;
+  KvPlane keys;
+};
+void indexer_input(Backend& backend, const IndexerInput& op);
+
+/// score[t, s] = sum_h gate[t, h] max(0, q[t, h] . key[s]) for s <= index of t; keeps the topk best of each row: score
+/// descending, then index ascending. Rows with at most topk candidates keep them all.
+///   q [n, H, D] f32     gate [n, H] f32     keys  one head of D, f32
+///   selection  [n, selection_words] bits out, one per index; words past the row's own are cleared
+///   scores     [n, m] f32 out for tests, or empty: the scores themselves, 0 beyond the row's index
+struct SparseSelect {
+  ConstView q;
+  ConstView gate;
+  KvPlane keys;
+  std::span<const SequenceRows> sequences;
+  int topk;
+  uint64_t* selection;
+  int64_t selection_words;
+  View scores;
+};
+void sparse_select(Backend& backend, const SparseSelect& op);
+
+}  // namespace keye::ops

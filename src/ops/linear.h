@@ -1,0 +1,52 @@
+// Matrix products with packed weights.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/packed_matrix.h"
+#include "tensor/view.h"
+
+namespace keye::ops {
+
+class Backend;
+
+enum class Activation : uint8_t {
+  none,
+  silu_mul,   // gated weights only: silu(gate) * up; the output has half as many columns
+  gelu_tanh,  // 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3)))
+  gelu_erf,   // 0.5 z (1 + erf(z / sqrt(2)))
+};
+
+/// out[t, o] = act(sum_i x[t, i] w[o, i] + bias[o]), or out += that if accumulate.
+///   x     [n, inputs]   dtype of w
+///   bias  [outputs] f32, or empty
+///   out   [n, outputs] (silu_mul: outputs / 2), f32 or bf16; f32 if accumulate
+/// The sum is f32, over i in order (bf16: in pairs), whatever n is and however many threads there are.
+struct Linear {
+  ConstView x;
+  const PackedMatrix& w;
+  ConstView bias;
+  Activation activation = Activation::none;
+  bool accumulate = false;
+  View out;
+};
+void linear(Backend& backend, const Linear& op);
+
+/// One product per group of rows, each with its own matrix: row p of out, for offsets[e] <= p < offsets[e+1], is
+/// act(w[e] x[rows[p]]).
+///   x        [n, inputs]         w        e matrices of one shape
+///   rows     [p] in [0, n)       offsets  [e + 1], offsets[0] == 0, offsets[e] == p
+///   out      [p, outputs] (silu_mul: outputs / 2), f32 or bf16
+/// A row's result does not depend on which other rows share its group.
+struct GroupedLinear {
+  ConstView x;
+  std::span<const PackedMatrix> w;
+  std::span<const int32_t> rows;
+  std::span<const int32_t> offsets;
+  Activation activation = Activation::none;
+  View out;
+};
+void grouped_linear(Backend& backend, const GroupedLinear& op);
+
+}  // namespace keye::ops

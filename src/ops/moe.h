@@ -1,0 +1,34 @@
+// Routing of tokens to experts, and the weighted sum of what the experts return.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tensor/view.h"
+
+namespace keye::ops {
+
+class Backend;
+
+/// Softmax over all e experts, then the k largest (ties: lower index), in descending order; divided by their sum if
+/// normalise.
+///   logits  [n, e] f32     experts  [n, k] i32 out     weights  [n, k] f32 out
+struct MoeRoute {
+  ConstView logits;
+  bool normalise;
+  View experts;
+  View weights;
+};
+void moe_route(Backend& backend, const MoeRoute& op);
+
+/// out[t] += sum_j weights[t, j] y[places[t, j]], added in the order of j.
+///   y  [p, c] f32     places  [n, k] i32     weights  [n, k] f32     out  [n, c] f32
+struct MoeCombine {
+  ConstView y;
+  ConstView places;
+  ConstView weights;
+  View out;
+};
+void moe_combine(Backend& backend, const MoeCombine& op);
+
+}  // namespace keye::ops

@@ -1,0 +1,31 @@
+// Normalisations over the last dimension. Statistics and weights are f32.
+#pragma once
+
+#include "tensor/view.h"
+
+namespace keye::ops {
+
+class Backend;
+
+/// out[t, i] = x[t, i] / sqrt(mean_i(x[t, i]^2) + eps) * weight[i]
+///   x [n, c] f32     weight [c] f32     out [n, c] f32 or bf16
+struct RmsNorm {
+  ConstView x;
+  ConstView weight;
+  float eps;
+  View out;
+};
+void rms_norm(Backend& backend, const RmsNorm& op);
+
+/// out[t, i] = (x[t, i] - mean) / sqrt(variance + eps) * weight[i] + bias[i]
+///   x [n, c] f32     weight, bias [c] f32     out [n, c] f32 or bf16
+struct LayerNorm {
+  ConstView x;
+  ConstView weight;
+  ConstView bias;
+  float eps;
+  View out;
+};
+void layer_norm(Backend& backend, const LayerNorm& op);
+
+}  // namespace keye::ops

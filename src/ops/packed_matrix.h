@@ -1,0 +1,50 @@
+// Weight matrices in the one layout that every kernel reads, whatever the batch size.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tensor/tensor.h"
+
+namespace keye::ops {
+
+/// Outputs per panel: two AVX-512 registers of f32 sums.
+inline constexpr int kPanel = 32;
+
+/// A matrix w [outputs, inputs], packed once at load. Output o sits in lane o % kPanel of panel o / kPanel; the last
+/// panel is padded with zeros. Sums run over the inputs in order, one lane per output, for every batch size.
+///   bf16: [panels][ceil(inputs / 2)][kPanel][2]   pairs along the inputs; an odd last input is paired with zero
+///   f32:  [panels][inputs][kPanel]
+/// A gated matrix holds gate and up projections of f outputs each (outputs == 2 * f): panel i holds gate rows
+/// [16 i, 16 i + 16) in lanes 0..15 and the same up rows in lanes 16..31, each half padded with zeros.
+struct PackedMatrix {
+  Buffer data;
+  DType dtype = DType::bf16;
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  bool gated = false;
+
+  int64_t panels() const;
+  /// Bytes from one panel to the next.
+  size_t panel_bytes() const;
+  bool empty() const { return data.data() == nullptr; }
+};
+
+/// A matrix of any float dtype (f32, f16, bf16) somewhere in memory; strides in elements.
+struct StridedMatrix {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t row_stride = 0;
+  int64_t col_stride = 1;
+};
+
+/// What to pack: the blocks' rows one after another (q|k|v), or, if gated, exactly two blocks of equal shape: gate, up.
+struct PackMatrix {
+  std::span<const StridedMatrix> blocks;
+  bool gated = false;
+  DType dtype = DType::bf16;  // bf16 or f32
+};
+
+}  // namespace keye::ops

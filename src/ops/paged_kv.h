@@ -1,0 +1,46 @@
+// How keys and values of earlier tokens lie in memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tensor/dtype.h"
+
+namespace keye::ops {
+
+/// Tokens per page, in every plane.
+inline constexpr int kPageTokens = 64;
+
+enum class PlaneLayout : uint8_t { keys, values };
+
+/// One layer's share of one plane: pages of kPageTokens tokens for each head. The layouts put tokens (keys) or channels
+/// (values) across SIMD lanes, in pairs for the bf16 dot instructions:
+///   keys    bf16 [page][head][dim / 2][64][2]     f32 [page][head][dim][64]
+///   values  bf16 [page][head][32][dim][2]         f32 [page][head][64][dim]
+/// dim is even. A page's bytes are finite at all times: writing slot 0 of a page clears the rest of the page.
+struct KvPlane {
+  std::byte* data = nullptr;
+  DType dtype = DType::bf16;
+  PlaneLayout layout = PlaneLayout::keys;
+  int heads = 0;
+  int dim = 0;
+
+  size_t head_bytes() const { return static_cast<size_t>(kPageTokens) * static_cast<size_t>(dim) * dtype_bytes(dtype); }
+  size_t page_bytes() const { return static_cast<size_t>(heads) * head_bytes(); }
+  /// The block of one head in one page.
+  std::byte* block(int32_t page, int head) const {
+    return data + static_cast<size_t>(page) * page_bytes() + static_cast<size_t>(head) * head_bytes();
+  }
+};
+
+/// One sequence's new tokens in a step: rows [first_row, first_row + rows) of the step's tensors, at sequence indices
+/// [context, context + rows). pages[i] holds the tokens [64 i, 64 i + 64), new ones included.
+struct SequenceRows {
+  int32_t first_row = 0;
+  int32_t rows = 0;
+  int32_t context = 0;
+  std::span<const int32_t> pages;
+};
+
+}  // namespace keye::ops
