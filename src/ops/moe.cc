@@ -1,0 +1,33 @@
+#include "ops/moe.h"
+
+#include "ops/backend.h"
+#include "ops/check_view.h"
+
+namespace keye::ops {
+
+void moe_route(Backend& backend, const MoeRoute& op) {
+  KEYE_CHECK(op.logits.shape.rank() == 2 && op.experts.shape.rank() == 2, "logits is {}, experts is {}",
+             op.logits.shape.to_string(), op.experts.shape.to_string());
+  const int64_t n = op.logits.shape[0];
+  const int64_t k = op.experts.shape[1];
+  KEYE_CHECK(1 <= k && k <= op.logits.shape[1], "{} of {} experts", k, op.logits.shape[1]);
+  check_view("logits", op.logits, op.logits.shape, {DType::f32});
+  check_view("experts", op.experts, {n, k}, {DType::i32});
+  check_view("weights", op.weights, {n, k}, {DType::f32});
+  backend.do_moe_route(op);
+}
+
+void moe_combine(Backend& backend, const MoeCombine& op) {
+  KEYE_CHECK(op.y.shape.rank() == 2 && op.places.shape.rank() == 2, "y is {}, places is {}", op.y.shape.to_string(),
+             op.places.shape.to_string());
+  check_view("y", op.y, op.y.shape, {DType::f32});
+  check_view("places", op.places, op.places.shape, {DType::i32});
+  check_view("weights", op.weights, op.places.shape, {DType::f32});
+  check_view("out", op.out, {op.places.shape[0], op.y.shape[1]}, {DType::f32});
+  for (const int32_t place : std::span(op.places.as<int32_t>(), static_cast<size_t>(op.places.elements()))) {
+    KEYE_CHECK(0 <= place && place < op.y.shape[0], "place {} of {}", place, op.y.shape[0]);
+  }
+  backend.do_moe_combine(op);
+}
+
+}  // namespace keye::ops

@@ -1,0 +1,62 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "ops/ref/ref_backend.h"
+
+namespace keye::ops {
+namespace {
+
+/// In order of e, so that a row's result depends on the row alone.
+void softmax(const float* logits, std::vector<float>& out) {
+  float highest = logits[0];
+  for (size_t e = 1; e < out.size(); ++e) highest = std::max(highest, logits[e]);
+  float sum = 0.0F;
+  for (size_t e = 0; e < out.size(); ++e) {
+    out[e] = std::exp(logits[e] - highest);
+    sum += out[e];
+  }
+  for (float& probability : out) probability /= sum;
+}
+
+}  // namespace
+
+void RefBackend::do_moe_route(const MoeRoute& op) {
+  const auto e_count = static_cast<size_t>(op.logits.shape[1]);
+  const auto k = static_cast<size_t>(op.experts.shape[1]);
+  std::vector<float> probabilities(e_count);
+  std::vector<bool> taken(e_count);
+  for (size_t t = 0; t < static_cast<size_t>(op.logits.shape[0]); ++t) {
+    softmax(op.logits.as<float>() + t * e_count, probabilities);
+    int32_t* experts = op.experts.as<int32_t>() + t * k;
+    float* weights = op.weights.as<float>() + t * k;
+    std::fill(taken.begin(), taken.end(), false);
+    float sum = 0.0F;
+    for (size_t j = 0; j < k; ++j) {
+      size_t best = e_count;
+      for (size_t e = 0; e < e_count; ++e) {
+        if (!taken[e] && (best == e_count || probabilities[e] > probabilities[best])) best = e;
+      }
+      taken[best] = true;
+      experts[j] = static_cast<int32_t>(best);
+      weights[j] = probabilities[best];
+      sum += weights[j];
+    }
+    for (size_t j = 0; op.normalise && j < k; ++j) weights[j] /= sum;
+  }
+}
+
+void RefBackend::do_moe_combine(const MoeCombine& op) {
+  const int64_t c = op.y.shape[1];
+  const int64_t k = op.places.shape[1];
+  for (int64_t t = 0; t < op.places.shape[0]; ++t) {
+    float* out = op.out.as<float>() + t * c;
+    for (int64_t j = 0; j < k; ++j) {
+      const float* y = op.y.as<float>() + op.places.as<int32_t>()[t * k + j] * c;
+      const float weight = op.weights.as<float>()[t * k + j];
+      for (int64_t i = 0; i < c; ++i) out[i] += weight * y[i];
+    }
+  }
+}
+
+}  // namespace keye::ops
