@@ -1,0 +1,101 @@
+#include "ops/attention.h"
+
+#include <cstdint>
+
+#include "base/check.h"
+#include "ops/backend.h"
+#include "ops/check_view.h"
+
+namespace keye::ops {
+namespace {
+
+constexpr int64_t kHeadDimMax = 256;
+
+void check_compute_dtype(DType dtype, const char* what) {
+  KEYE_CHECK(dtype == DType::f32 || dtype == DType::bf16, "{} is {}, not f32 or bf16", what, dtype_name(dtype));
+}
+
+void check_head_dim(int64_t dim) {
+  KEYE_CHECK(dim > 0 && dim % 2 == 0 && dim <= kHeadDimMax, "head dim {} is not an even number up to {}", dim,
+             kHeadDimMax);
+}
+
+void check_plane(const KvPlane& plane, const char* what, PlaneLayout layout, DType dtype, int64_t dim) {
+  KEYE_CHECK(plane.layout == layout, "{}: wrong layout", what);
+  KEYE_CHECK(plane.dtype == dtype, "{} is {}, not {}", what, dtype_name(plane.dtype), dtype_name(dtype));
+  KEYE_CHECK(plane.dim == dim, "{} has dim {}, not {}", what, plane.dim, dim);
+  KEYE_CHECK(plane.heads > 0 && plane.data != nullptr, "{} is empty", what);
+}
+
+}  // namespace
+
+void attention_input(Backend& backend, const AttentionInput& op) {
+  KEYE_CHECK(op.q.shape.rank() == 3, "q is {}", op.q.shape.to_string());
+  const int64_t n = op.q.shape[0];
+  const int64_t h = op.q.shape[1];
+  const int64_t d = op.q.shape[2];
+  check_compute_dtype(op.q.dtype, "q");
+  check_head_dim(d);
+  check_view("q", op.q, {n, h, d}, {op.q.dtype});
+  check_plane(op.k, "k", PlaneLayout::keys, op.q.dtype, d);
+  check_plane(op.v, "v", PlaneLayout::values, op.q.dtype, d);
+  KEYE_CHECK(op.k.heads == op.v.heads && h % op.k.heads == 0, "{} query heads over {} key and {} value heads", h,
+             op.k.heads, op.v.heads);
+  check_view("qkv", op.qkv, {n, (h + 2 * op.k.heads) * d}, {DType::f32});
+  check_view("q_norm", op.q_norm, {d}, {DType::f32});
+  check_view("k_norm", op.k_norm, {d}, {DType::f32});
+  check_view("cos", op.cos, {n, d / 2}, {DType::f32});
+  check_view("sin", op.sin, {n, d / 2}, {DType::f32});
+  KEYE_CHECK(static_cast<int64_t>(op.slots.size()) == n, "{} slots for {} tokens", op.slots.size(), n);
+  for (const int32_t slot : op.slots) KEYE_CHECK(slot >= 0, "slot {}", slot);
+  backend.do_attention_input(op);
+}
+
+void paged_attention(Backend& backend, const PagedAttention& op) {
+  KEYE_CHECK(op.q.shape.rank() == 3, "q is {}", op.q.shape.to_string());
+  const int64_t n = op.q.shape[0];
+  const int64_t h = op.q.shape[1];
+  const int64_t d = op.q.shape[2];
+  check_compute_dtype(op.q.dtype, "q");
+  check_head_dim(d);
+  check_view("q", op.q, {n, h, d}, {op.q.dtype});
+  check_plane(op.k, "k", PlaneLayout::keys, op.q.dtype, d);
+  check_plane(op.v, "v", PlaneLayout::values, op.q.dtype, d);
+  KEYE_CHECK(op.k.heads == op.v.heads && h % op.k.heads == 0, "{} query heads over {} key and {} value heads", h,
+             op.k.heads, op.v.heads);
+  check_view("out", op.out, {n, h * d}, {op.q.dtype});
+  for (const SequenceRows& s : op.sequences) {
+    KEYE_CHECK(s.first_row >= 0 && s.rows >= 0 && s.first_row + s.rows <= n, "rows [{}, +{}) of {}", s.first_row, s.rows,
+               n);
+    const int64_t length = int64_t{s.context} + s.rows;
+    KEYE_CHECK(s.context >= 0 && static_cast<int64_t>(s.pages.size()) * kPageTokens >= length,
+               "{} pages for {} tokens", s.pages.size(), length);
+    KEYE_CHECK(op.selection == nullptr || op.selection_words * 64 >= length, "{} selection words for {} tokens",
+               op.selection_words, length);
+    for (const int32_t page : s.pages) KEYE_CHECK(page >= 0, "page {}", page);
+  }
+  backend.do_paged_attention(op);
+}
+
+void vision_attention(Backend& backend, const VisionAttention& op) {
+  KEYE_CHECK(op.qkv.shape.rank() == 4 && op.qkv.shape[1] == 3 && op.qkv.shape[2] == op.heads, "qkv is {}, heads {}",
+             op.qkv.shape.to_string(), op.heads);
+  const int64_t p = op.qkv.shape[0];
+  const int64_t d = op.qkv.shape[3];
+  check_compute_dtype(op.qkv.dtype, "qkv");
+  check_compute_dtype(op.out.dtype, "out");
+  check_head_dim(d);
+  check_view("qkv", op.qkv, {p, 3, op.heads, d}, {op.qkv.dtype});
+  check_view("cos", op.cos, {p, d / 2}, {DType::f32});
+  check_view("sin", op.sin, {p, d / 2}, {DType::f32});
+  check_view("out", op.out, {p, op.heads * d}, {op.out.dtype});
+  KEYE_CHECK(!op.segments.empty() && op.segments.front() == 0 && op.segments.back() == p,
+             "the segments' offsets do not run from 0 to {}", p);
+  for (size_t i = 1; i < op.segments.size(); ++i) {
+    KEYE_CHECK(op.segments[i - 1] <= op.segments[i], "segment {} ends at {} but starts at {}", i - 1, op.segments[i],
+               op.segments[i - 1]);
+  }
+  backend.do_vision_attention(op);
+}
+
+}  // namespace keye::ops
