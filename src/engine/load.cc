@@ -1,0 +1,43 @@
+#include "engine/load.h"
+
+namespace keye::engine {
+
+Result<FolderConfig> read_folder_config(const Path& folder) {
+  if (!std::filesystem::is_directory(folder)) {
+    return make_error(ErrorCode::not_found, folder.string(), "is not a folder; expected a checkpoint with config.json and *.safetensors");
+  }
+  const Path config_path = folder / "config.json";
+  KEYE_TRY(const Json json, read_json(config_path));
+  FolderConfig config;
+  KEYE_TRY(config.model, model::parse_config(json, config_path.string()));
+  const Path generation_path = folder / "generation_config.json";
+  Json generation;
+  if (std::filesystem::exists(generation_path)) {
+    KEYE_TRY(generation, read_json(generation_path));
+  }
+  KEYE_TRY(config.generation, model::parse_generation(generation, json, generation_path.string()));
+  return config;
+}
+
+prompt::PromptSpec prompt_spec(const model::ModelConfig& config) {
+  return {.has_vision = config.vision.has_value(),
+          .three_axes = config.text.mrope_sections.has_value(),
+          .image_token = config.media.image,
+          .merge = config.vision ? config.vision->merge : 1};
+}
+
+Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
+  KEYE_TRY(FolderConfig config, read_folder_config(folder));
+  LoadedModel loaded;
+  loaded.generation = std::move(config.generation);
+  KEYE_TRY(auto prompts, prompt::PromptBuilder::load(folder, prompt_spec(config.model)));
+  loaded.prompts = std::make_unique<prompt::PromptBuilder>(std::move(prompts));
+  KEYE_TRY(loaded.backend, ops::make_cpu_backend({.threads = options.threads, .isa = options.isa}));
+  KEYE_TRY(model::Checkpoint checkpoint, model::Checkpoint::open(folder));
+  const model::ModelOptions model_options{.dtype = options.dtype, .step_tokens_max = options.step_tokens_max, .step_logits_max = options.step_logits_max};
+  KEYE_TRY(loaded.model, model::load_model(config.model, std::make_shared<const model::Checkpoint>(std::move(checkpoint)),
+                                           *loaded.backend, model_options, options.progress));
+  return loaded;
+}
+
+}  // namespace keye::engine

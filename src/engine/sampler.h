@@ -1,0 +1,72 @@
+// From a row of logits to a token: a pure function of the row, the parameters, what has been said, and (seed, position).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace keye::engine {
+
+struct SamplingParams {
+  float temperature = 1.0F;         // 0: greedy
+  int top_k = 0;                    // 0: all
+  float top_p = 1.0F;               // (0, 1]
+  float min_p = 0.0F;               // [0, 1]: drops tokens below this share of the best one's probability
+  float repetition_penalty = 1.0F;  // > 0; applies to prompt and reply
+  float presence_penalty = 0.0F;    // [-2, 2]; applies to the reply
+  float frequency_penalty = 0.0F;   // [-2, 2]; times the count in the reply
+  std::vector<std::pair<int32_t, float>> logit_bias;  // [-100, 100] added to a token's logit
+  uint64_t seed = 0;
+};
+
+/// Errors: invalid_argument naming the field, its range and the value.
+Result<void> check_sampling(const SamplingParams& params, int vocab);
+
+/// Which tokens stand in the prompt and the reply so far, as the penalties need them.
+class TokenHistory {
+ public:
+  void add_prompt(std::span<const int32_t> tokens);
+  void add_reply(int32_t token);
+
+  struct Count {
+    int reply = 0;
+    bool prompt = false;
+  };
+  const std::unordered_map<int32_t, Count>& counts() const { return counts_; }
+
+ private:
+  std::unordered_map<int32_t, Count> counts_;
+};
+
+struct Sampled {
+  int32_t token = 0;
+  float logprob = 0;  // natural logarithm of its probability in the unmodified distribution
+};
+
+/// A sampler's scratch, reused from token to token.
+class Sampler {
+ public:
+  explicit Sampler(int vocab);
+
+  /// `logits` [vocab] f32, unchanged. `position` is the index of the new token in its sequence: together with the seed it
+  /// fixes the random number. Order: bias, penalties, temperature, top-k, top-p, min-p. Equal logits go to the lower id.
+  Sampled sample(std::span<const float> logits, const SamplingParams& params, const TokenHistory& history,
+                 int64_t position);
+
+ private:
+  struct Candidate {
+    float logit;
+    int32_t token;
+  };
+  std::vector<float> adjusted_;
+  std::vector<Candidate> candidates_;
+};
+
+/// Uniform in [0, 1) from (seed, counter) alone: a counter-based generator.
+double counter_uniform(uint64_t seed, uint64_t counter);
+
+}  // namespace keye::engine

@@ -1,0 +1,291 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace keye::model {
+namespace {
+
+enum Plane { kKeyPlane, kValuePlane, kIndexPlane };
+
+std::vector<float> inverse_frequencies(int dim, double theta) {
+  std::vector<float> result;
+  for (int i = 0; i < dim; i += 2) {
+    // In f32 throughout, as the reference computes them: 1 / theta^(i / dim).
+    result.push_back(1.0F / std::pow(static_cast<float>(theta), static_cast<float>(i) / static_cast<float>(dim)));
+  }
+  return result;
+}
+
+KvSpec make_kv_spec(const TextConfig& config, DType dtype) {
+  KvSpec spec{config.layers, {}};
+  spec.planes.push_back({"key", dtype, ops::PlaneLayout::keys, config.kv_heads, config.head_dim});
+  spec.planes.push_back({"value", dtype, ops::PlaneLayout::values, config.kv_heads, config.head_dim});
+  // The plain, exact indexer scores in f32 and so remembers its keys in f32.
+  if (config.indexer) spec.planes.push_back({"index_key", DType::f32, ops::PlaneLayout::keys, 1, config.indexer->head_dim});
+  return spec;
+}
+
+}  // namespace
+
+Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOptions& options)
+    : config_(config), backend_(backend), dtype_(options.dtype), kv_spec_(make_kv_spec(config, options.dtype)) {
+  const int64_t n = options.step_tokens_max;
+  const int64_t c = config_.hidden;
+  const int64_t q_width = int64_t{config_.heads} * config_.head_dim;
+  const int64_t kv_width = int64_t{config_.kv_heads} * config_.head_dim;
+  const int64_t half = config_.head_dim / 2;
+  work_.hidden = Tensor(DType::f32, {n, c});
+  work_.normed = Tensor(dtype_, {n, c});
+  work_.qkv = Tensor(DType::f32, {n, q_width + 2 * kv_width});
+  work_.q = Tensor(dtype_, {n, config_.heads, config_.head_dim});
+  work_.mixed = Tensor(dtype_, {n, q_width});
+  work_.inner = Tensor(dtype_, {n, config_.intermediate});
+  work_.cos = Tensor(DType::f32, {n, half});
+  work_.sin = Tensor(DType::f32, {n, half});
+  work_.selected = Tensor(dtype_, {options.step_logits_max, c});
+  work_.selected_hidden = Tensor(DType::f32, {options.step_logits_max, c});
+  group_rows_.resize(static_cast<size_t>(options.step_logits_max));
+  inv_freq_ = inverse_frequencies(config_.head_dim, config_.rope_theta);
+  sections_ = config_.mrope_sections.value_or(std::array<int, 3>{static_cast<int>(half), 0, 0});
+  if (config_.moe) {
+    const MoeConfig& moe = *config_.moe;
+    const int64_t pairs = n * moe.experts_per_token;
+    work_.router_logits = Tensor(DType::f32, {n, moe.experts});
+    work_.experts = Tensor(DType::i32, {n, moe.experts_per_token});
+    work_.expert_weights = Tensor(DType::f32, {n, moe.experts_per_token});
+    work_.places = Tensor(DType::i32, {n, moe.experts_per_token});
+    work_.expert_inner = Tensor(dtype_, {pairs, moe.intermediate});
+    work_.expert_out = Tensor(DType::f32, {pairs, c});
+    group_rows_.resize(static_cast<size_t>(std::max<int64_t>(pairs, options.step_logits_max)));
+    group_offsets_.resize(static_cast<size_t>(moe.experts) + 1);
+  }
+  if (config_.indexer) {
+    const IndexerConfig& indexer = *config_.indexer;
+    const int64_t width = int64_t{indexer.heads} * indexer.head_dim;
+    work_.index_cos = Tensor(DType::f32, {n, indexer.head_dim / 2});
+    work_.index_sin = Tensor(DType::f32, {n, indexer.head_dim / 2});
+    work_.index_q_gate = Tensor(DType::f32, {n, width + indexer.heads});
+    work_.index_k = Tensor(DType::f32, {n, indexer.head_dim});
+    work_.index_q = Tensor(DType::f32, {n, indexer.heads, indexer.head_dim});
+    work_.index_gate = Tensor(DType::f32, {n, indexer.heads});
+    // The reference truncates theta to a whole number for the indexer.
+    index_inv_freq_ = inverse_frequencies(indexer.head_dim, std::trunc(config_.rope_theta));
+    index_sections_ = {indexer.head_dim / 2, 0, 0};
+    if (config_.mrope_sections) {
+      const double ratio = static_cast<double>(indexer.head_dim) / config_.head_dim;
+      for (size_t i = 0; i < 3; ++i) index_sections_[i] = static_cast<int>((*config_.mrope_sections)[i] * ratio);
+    }
+  }
+}
+
+void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output_head) {
+  const int64_t c = config_.hidden;
+  const int64_t d = config_.head_dim;
+  const int64_t q_width = config_.heads * d;
+  const int64_t kv_width = config_.kv_heads * d;
+  layers_.resize(static_cast<size_t>(config_.layers));
+  list.table("model.embed_tokens.weight", {config_.vocab, c}, &embeddings_);
+  list.vector("model.norm.weight", {c}, &final_norm_);
+  const bool own_head = has_output_head && !config_.tied_embeddings;
+  list.matrix({whole_matrix(own_head ? "lm_head.weight" : "model.embed_tokens.weight", config_.vocab, c)}, &head_);
+  if (!own_head) list.ignore("lm_head.weight");
+  list.ignore("rotary_emb.inv_freq");
+  for (int i = 0; i < config_.layers; ++i) {
+    Layer& layer = layers_[static_cast<size_t>(i)];
+    const std::string p = fmt::format("model.layers.{}.", i);
+    const std::string a = p + "self_attn.";
+    list.vector(p + "input_layernorm.weight", {c}, &layer.input_norm);
+    list.vector(p + "post_attention_layernorm.weight", {c}, &layer.post_attention_norm);
+    list.matrix({whole_matrix(a + "q_proj.weight", q_width, c), whole_matrix(a + "k_proj.weight", kv_width, c),
+                 whole_matrix(a + "v_proj.weight", kv_width, c)},
+                &layer.qkv);
+    list.vector(a + "q_norm.weight", {d}, &layer.q_norm);
+    list.vector(a + "k_norm.weight", {d}, &layer.k_norm);
+    list.matrix({whole_matrix(a + "o_proj.weight", c, q_width)}, &layer.out);
+    if (config_.indexer) {
+      const std::string s = a + "sa_indexer.";
+      const int64_t heads = config_.indexer->heads;
+      const int64_t dim = config_.indexer->head_dim;
+      list.matrix({whole_matrix(s + "q_proj.weight", heads * dim + heads, c)}, &layer.indexer.q_gate);
+      list.matrix({whole_matrix(s + "k_proj.weight", dim, c)}, &layer.indexer.k);
+      list.vector(s + "q_norm.weight", {dim}, &layer.indexer.q_norm);
+      list.vector(s + "k_norm.weight", {dim}, &layer.indexer.k_norm);
+      list.vector(s + "k_norm.bias", {dim}, &layer.indexer.k_bias);
+    }
+    const std::string m = p + "mlp.";
+    if (!config_.moe || !config_.moe->is_moe_layer(i)) {
+      const int64_t f = config_.intermediate;
+      list.matrix({whole_matrix(m + "gate_proj.weight", f, c), whole_matrix(m + "up_proj.weight", f, c)}, &layer.gate_up, true);
+      list.matrix({whole_matrix(m + "down_proj.weight", c, f)}, &layer.down);
+      continue;
+    }
+    const int64_t f = config_.moe->intermediate;
+    const int64_t experts = config_.moe->experts;
+    list.matrix({whole_matrix(m + "gate.weight", experts, c)}, &layer.router);
+    layer.expert_gate_up.resize(static_cast<size_t>(experts));
+    layer.expert_down.resize(static_cast<size_t>(experts));
+    for (int64_t e = 0; e < experts; ++e) {
+      ops::PackedMatrix* gate_up = &layer.expert_gate_up[static_cast<size_t>(e)];
+      ops::PackedMatrix* down = &layer.expert_down[static_cast<size_t>(e)];
+      if (fused_experts) {
+        // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
+        const std::string name = m + "experts.gate_up_proj";
+        const Shape stored{experts, c, 2 * f};
+        list.matrix({{name, stored, e * c * 2 * f, f, c, 1, 2 * f}, {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}}, gate_up, true);
+        list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
+      } else {
+        const std::string name = fmt::format("{}experts.{}.", m, e);
+        list.matrix({whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c)}, gate_up, true);
+        list.matrix({whole_matrix(name + "down_proj.weight", c, f)}, down);
+      }
+    }
+  }
+}
+
+void Decoder::forward(const StepInput& input, KvCache& cache, View logits) {
+  const auto n = static_cast<int64_t>(input.tokens.size());
+  KEYE_CHECK(n > 0 && n <= work_.hidden.shape()[0], "{} tokens in a step of {}", n, work_.hidden.shape()[0]);
+  embed(input);
+  prepare_positions(input);
+  const View hidden = take(work_.hidden, n);
+  const View normed = take(work_.normed, n);
+  for (int i = 0; i < config_.layers; ++i) {
+    const Layer& layer = layers_[static_cast<size_t>(i)];
+    probe("hidden", i, hidden);
+    ops::rms_norm(backend_, {hidden, layer.input_norm.view(), config_.norm_eps, normed});
+    attention(i, input, cache);
+    ops::rms_norm(backend_, {hidden, layer.post_attention_norm.view(), config_.norm_eps, normed});
+    feed_forward(i, n);
+  }
+  probe("hidden", config_.layers, hidden);
+  const auto s = static_cast<int64_t>(input.logits_rows.size());
+  if (s == 0) return;
+  const auto order = std::span<int32_t>(group_rows_).first(static_cast<size_t>(s));  // free at this point
+  std::iota(order.begin(), order.end(), 0);
+  const View selected_hidden = take(work_.selected_hidden, s);
+  const View selected = take(work_.selected, s);
+  ops::copy_rows(backend_, {hidden, input.logits_rows, order, selected_hidden});
+  ops::rms_norm(backend_, {selected_hidden, final_norm_.view(), config_.norm_eps, selected});
+  probe("final_hidden", config_.layers, selected);
+  ops::linear(backend_, {.x = selected, .w = head_, .bias = {}, .out = logits});
+}
+
+void Decoder::embed(const StepInput& input) {
+  const View hidden = take(work_.hidden, static_cast<int64_t>(input.tokens.size()));
+  ops::embed(backend_, {embeddings_, input.tokens, hidden});
+  for (const VisionRows& vision : input.vision) {
+    ops::copy_rows(backend_, {vision.features, vision.from, vision.rows, hidden});
+  }
+}
+
+void Decoder::prepare_positions(const StepInput& input) {
+  const auto n = static_cast<int64_t>(input.tokens.size());
+  ops::rope_table(backend_, {input.positions, inv_freq_, sections_, take(work_.cos, n), take(work_.sin, n)});
+  if (config_.indexer) {
+    ops::rope_table(backend_, {input.positions, index_inv_freq_, index_sections_, take(work_.index_cos, n), take(work_.index_sin, n)});
+  }
+}
+
+void Decoder::attention(int index, const StepInput& input, KvCache& cache) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const auto n = static_cast<int64_t>(input.tokens.size());
+  const View qkv = take(work_.qkv, n);
+  const View q = take(work_.q, n);
+  const View mixed = take(work_.mixed, n);
+  const ops::KvPlane k = cache.plane(kKeyPlane, index);
+  const ops::KvPlane v = cache.plane(kValuePlane, index);
+  ops::linear(backend_, {.x = take(work_.normed, n), .w = layer.qkv, .bias = {}, .out = qkv});
+  ops::attention_input(backend_, {qkv, layer.q_norm.view(), layer.k_norm.view(), config_.norm_eps, take(work_.cos, n),
+                                  take(work_.sin, n), input.slots, q, k, v});
+  const uint64_t* selection = config_.indexer ? select(index, input, cache) : nullptr;
+  ops::paged_attention(backend_, {q, k, v, input.sequences, 1.0F / std::sqrt(static_cast<float>(config_.head_dim)),
+                                  selection, selection_words_, mixed});
+  ops::linear(backend_, {.x = mixed, .w = layer.out, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
+}
+
+bool Decoder::wants_selection(const StepInput& input) const {
+  return std::any_of(input.sequences.begin(), input.sequences.end(), [&](const ops::SequenceRows& sequence) {
+    return sequence.context + sequence.rows > config_.indexer->topk;
+  });
+}
+
+const uint64_t* Decoder::select(int index, const StepInput& input, KvCache& cache) {
+  const ops::PackedMatrix& q_gate_weights = layers_[static_cast<size_t>(index)].indexer.q_gate;
+  const Indexer& indexer = layers_[static_cast<size_t>(index)].indexer;
+  const auto n = static_cast<int64_t>(input.tokens.size());
+  const View normed = take(work_.normed, n);
+  const View q_gate = take(work_.index_q_gate, n);
+  const View k = take(work_.index_k, n);
+  const View q = take(work_.index_q, n);
+  const View gate = take(work_.index_gate, n);
+  const ops::KvPlane keys = cache.plane(kIndexPlane, index);
+  ops::linear(backend_, {.x = normed, .w = q_gate_weights, .bias = {}, .out = q_gate});
+  ops::linear(backend_, {.x = normed, .w = indexer.k, .bias = {}, .out = k});
+  ops::indexer_input(backend_, {q_gate, k, indexer.q_norm.view(), indexer.k_norm.view(), indexer.k_bias.view(), 1e-6F,
+                                take(work_.index_cos, n), take(work_.index_sin, n), input.slots, q, gate, keys});
+  // Within top-k every row keeps all it has: the index keys above are written all the same, for later tokens.
+  if (!wants_selection(input)) return nullptr;
+  size_t pages = 0;
+  for (const ops::SequenceRows& sequence : input.sequences) pages = std::max(pages, sequence.pages.size());
+  selection_words_ = static_cast<int64_t>(pages);
+  if (selection_.size() < pages * static_cast<size_t>(n)) selection_.resize(pages * static_cast<size_t>(n));
+  Tensor scores;
+  if (probe_) scores = Tensor(DType::f32, {n, selection_words_ * ops::kPageTokens});
+  ops::sparse_select(backend_, {q, gate, keys, input.sequences, config_.indexer->topk, selection_.data(), selection_words_,
+                                probe_ ? scores.view() : View{}});
+  if (probe_) {
+    probe("indexer_scores", index, scores.view());
+    probe("indexer_selection", index, ConstView{selection_.data(), DType::u64, {n, selection_words_}});
+  }
+  return selection_.data();
+}
+
+void Decoder::feed_forward(int index, int64_t n) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  if (!layer.router.empty()) return mixture(layer, index, n);
+  const View inner = take(work_.inner, n);
+  ops::linear(backend_, {.x = take(work_.normed, n), .w = layer.gate_up, .bias = {}, .activation = ops::Activation::silu_mul, .out = inner});
+  ops::linear(backend_, {.x = inner, .w = layer.down, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
+}
+
+void Decoder::mixture(const Layer& layer, int index, int64_t n) {
+  const MoeConfig& moe = *config_.moe;
+  const View normed = take(work_.normed, n);
+  const View logits = take(work_.router_logits, n);
+  const View experts = take(work_.experts, n);
+  const View weights = take(work_.expert_weights, n);
+  const View places = take(work_.places, n);
+  ops::linear(backend_, {.x = normed, .w = layer.router, .bias = {}, .out = logits});
+  ops::moe_route(backend_, {logits, moe.normalise_weights, experts, weights});
+  probe("router_logits", index, logits);
+  probe("router_experts", index, experts);
+  probe("router_weights", index, weights);
+
+  // Sort the (token, choice) pairs by expert, tokens in order: a counting sort.
+  const int64_t pairs = n * moe.experts_per_token;
+  const auto* chosen = experts.as<int32_t>();
+  std::fill(group_offsets_.begin(), group_offsets_.end(), 0);
+  for (int64_t i = 0; i < pairs; ++i) ++group_offsets_[static_cast<size_t>(chosen[i]) + 1];
+  std::partial_sum(group_offsets_.begin(), group_offsets_.end(), group_offsets_.begin());
+  for (int64_t i = 0; i < pairs; ++i) {
+    int32_t& next = group_offsets_[static_cast<size_t>(chosen[i])];
+    group_rows_[static_cast<size_t>(next)] = static_cast<int32_t>(i / moe.experts_per_token);
+    places.as<int32_t>()[i] = next++;
+  }
+  // Each offset now stands at its group's end, which is the next group's start.
+  std::rotate(group_offsets_.begin(), group_offsets_.end() - 1, group_offsets_.end());
+  group_offsets_[0] = 0;
+
+  const View inner = take(work_.expert_inner, pairs);
+  const View out = take(work_.expert_out, pairs);
+  const auto token_rows = std::span<const int32_t>(group_rows_).first(static_cast<size_t>(pairs));
+  ops::grouped_linear(backend_, {normed, layer.expert_gate_up, token_rows, group_offsets_, ops::Activation::silu_mul, inner});
+  // The second product reads the first one's rows one to one.
+  std::iota(group_rows_.begin(), group_rows_.begin() + pairs, 0);
+  ops::grouped_linear(backend_, {inner, layer.expert_down, token_rows, group_offsets_, ops::Activation::none, out});
+  ops::moe_combine(backend_, {out, places, weights, take(work_.hidden, n)});
+}
+
+}  // namespace keye::model

@@ -1,0 +1,84 @@
+// The Qwen3 decoder, dense or mixture-of-experts, with optional sparse attention.
+#pragma once
+
+#include <vector>
+
+#include "model/model.h"
+
+namespace keye::model {
+
+class Decoder {
+ public:
+  Decoder(const TextConfig& config, ops::Backend& backend, const ModelOptions& options);
+
+  const KvSpec& kv_spec() const { return kv_spec_; }
+  /// Names every weight once. `fused_experts`: the checkpoint stores all experts of a layer in one tensor, transposed.
+  void list_weights(WeightList& list, bool fused_experts, bool has_output_head);
+  void forward(const StepInput& input, KvCache& cache, View logits);
+  void set_probe(Probe probe) { probe_ = std::move(probe); }
+
+ private:
+  struct Indexer {
+    ops::PackedMatrix q_gate;  // [H D + H, c]
+    ops::PackedMatrix k;       // [D, c]
+    Tensor q_norm, k_norm, k_bias;
+  };
+  struct Layer {
+    Tensor input_norm, post_attention_norm;  // [c]
+    ops::PackedMatrix qkv;                   // [(h + 2 g) d, c]
+    Tensor q_norm, k_norm;                   // [d]
+    ops::PackedMatrix out;                   // [c, h d]
+    Indexer indexer;
+    // Dense layers:
+    ops::PackedMatrix gate_up;               // gated [2 f, c]
+    ops::PackedMatrix down;                  // [c, f]
+    // Mixture-of-experts layers:
+    ops::PackedMatrix router;                // [e, c]
+    std::vector<ops::PackedMatrix> expert_gate_up, expert_down;
+  };
+  /// Activations of one step, sized once for options.step_tokens_max rows.
+  struct Workspace {
+    Tensor hidden;        // [n, c] f32: the residual stream
+    Tensor normed;        // [n, c]
+    Tensor qkv;           // [n, (h + 2 g) d] f32
+    Tensor q;             // [n, h, d]
+    Tensor mixed;         // [n, h d]
+    Tensor inner;         // [n, f]
+    Tensor cos, sin;      // [n, d / 2] f32
+    Tensor index_cos, index_sin, index_q_gate, index_k, index_q, index_gate;
+    Tensor router_logits, experts, expert_weights, places;
+    Tensor expert_inner, expert_out;
+    Tensor selected;      // [s, c]: the rows whose logits are wanted
+    Tensor selected_hidden;
+  };
+
+  void embed(const StepInput& input);
+  void prepare_positions(const StepInput& input);
+  void attention(int index, const StepInput& input, KvCache& cache);
+  const uint64_t* select(int index, const StepInput& input, KvCache& cache);
+  void feed_forward(int index, int64_t n);
+  void mixture(const Layer& layer, int index, int64_t n);
+  bool wants_selection(const StepInput& input) const;
+  View take(Tensor& tensor, int64_t n) { return rows(tensor.view(), 0, n); }
+  void probe(std::string_view name, int layer, ConstView value) {
+    if (probe_) probe_(name, layer, value);
+  }
+
+  TextConfig config_;
+  ops::Backend& backend_;
+  DType dtype_;
+  KvSpec kv_spec_;
+  ConstView embeddings_;
+  std::vector<Layer> layers_;
+  Tensor final_norm_;
+  ops::PackedMatrix head_;
+  Workspace work_;
+  std::vector<float> inv_freq_, index_inv_freq_;
+  std::array<int, 3> sections_{}, index_sections_{};
+  std::vector<uint64_t> selection_;
+  int64_t selection_words_ = 0;
+  std::vector<int32_t> group_rows_, group_offsets_;
+  Probe probe_;
+};
+
+}  // namespace keye::model

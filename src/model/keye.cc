@@ -1,0 +1,95 @@
+// The Keye-VL models (and the plain Qwen3 ones): an optional vision encoder in front of a Qwen3 decoder.
+#include <utility>
+
+#include "model/decoder.h"
+#include "model/model.h"
+#include "model/vision_encoder.h"
+
+namespace keye::model {
+namespace {
+
+/// What a checkpoint's own layout decides.
+struct Layout {
+  bool fused_experts = false;
+  bool norm_before_merge = false;
+  bool has_output_head = true;
+};
+
+Layout layout_of(const ModelConfig& config, const Checkpoint& checkpoint) {
+  Layout layout;
+  for (const auto& [name, stored] : checkpoint.tensors()) {
+    if (name.ends_with(".mlp.experts.gate_up_proj")) layout.fused_experts = true;
+    if (config.vision && name == "mlp_AR.pre_norm.weight") {
+      layout.norm_before_merge = stored.view.shape == Shape{config.vision->hidden} && config.vision->merge > 1;
+    }
+  }
+  layout.has_output_head = checkpoint.has("lm_head.weight") || !config.text.tied_embeddings;
+  return layout;
+}
+
+class KeyeModel final : public Model {
+ public:
+  KeyeModel(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options)
+      : config_(config), options_(options), decoder_(config.text, backend, options) {
+    if (config.vision) vision_.emplace(*config.vision, config.text.hidden, backend, options.dtype);
+  }
+
+  WeightList list_weights(const Layout& layout) {
+    WeightList list;
+    decoder_.list_weights(list, layout.fused_experts, layout.has_output_head);
+    if (vision_) vision_->list_weights(list, layout.norm_before_merge);
+    return list;
+  }
+  void keep(std::shared_ptr<const Checkpoint> checkpoint) { checkpoint_ = std::move(checkpoint); }
+  std::vector<Tensor>& storage() { return storage_; }
+
+  const ModelConfig& config() const override { return config_; }
+  const KvSpec& kv_spec() const override { return decoder_.kv_spec(); }
+  int step_tokens_max() const override { return options_.step_tokens_max; }
+  int step_logits_max() const override { return options_.step_logits_max; }
+
+  void encode_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) override {
+    KEYE_CHECK(vision_.has_value(), "{} has no vision encoder", config_.architecture);
+    vision_->encode(pixels, grids, out);
+  }
+  void forward(const StepInput& input, KvCache& cache, View logits) override { decoder_.forward(input, cache, logits); }
+  void set_probe(Probe probe) override {
+    decoder_.set_probe(probe);
+    if (vision_) vision_->set_probe(std::move(probe));
+  }
+
+ private:
+  ModelConfig config_;
+  ModelOptions options_;
+  std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapped tables
+  std::vector<Tensor> storage_;                   // owns random tables
+  Decoder decoder_;
+  std::optional<VisionEncoder> vision_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
+                                          ops::Backend& backend, const ModelOptions& options,
+                                          const LoadProgress& progress) {
+  auto model = std::make_unique<KeyeModel>(config, backend, options);
+  const WeightList list = model->list_weights(layout_of(config, *checkpoint));
+  KEYE_TRY_VOID(checkpoint->load(list, backend, options.dtype, progress));
+  model->keep(std::move(checkpoint));
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+std::unique_ptr<Model> random_model(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options,
+                                    uint64_t seed) {
+  auto model = std::make_unique<KeyeModel>(config, backend, options);
+  fill_random(model->list_weights({}), options.dtype, seed, model->storage());
+  return model;
+}
+
+int64_t count_parameters(const ModelConfig& config) {
+  const std::unique_ptr<ops::Backend> backend = ops::make_ref_backend();
+  KeyeModel model(config, *backend, {.dtype = DType::bf16, .step_tokens_max = 1, .step_logits_max = 1});
+  return model.list_weights({}).parameters();
+}
+
+}  // namespace keye::model

@@ -1,0 +1,42 @@
+#include "model/kv_cache.h"
+
+#include <cstring>
+
+namespace keye::model {
+namespace {
+
+ops::KvPlane at(const PlaneSpec& spec, std::byte* data) {
+  return {data, spec.dtype, spec.layout, spec.heads, spec.dim};
+}
+
+}  // namespace
+
+size_t KvSpec::bytes_per_token() const {
+  size_t sum = 0;
+  for (const PlaneSpec& plane : planes) sum += at(plane, nullptr).page_bytes() / ops::kPageTokens;
+  return sum * static_cast<size_t>(layers);
+}
+
+KvCache::KvCache(const KvSpec& spec, int pages) : spec_(spec), pages_(pages) {
+  for (const PlaneSpec& plane : spec_.planes) {
+    planes_.emplace_back(at(plane, nullptr).page_bytes() * static_cast<size_t>(pages) * static_cast<size_t>(spec_.layers));
+  }
+}
+
+ops::KvPlane KvCache::plane(int index, int layer) const {
+  const PlaneSpec& spec = spec_.planes[static_cast<size_t>(index)];
+  const size_t layer_bytes = at(spec, nullptr).page_bytes() * static_cast<size_t>(pages_);
+  auto* data = static_cast<std::byte*>(planes_[static_cast<size_t>(index)].data());
+  return at(spec, data + static_cast<size_t>(layer) * layer_bytes);
+}
+
+void KvCache::copy_page(int32_t from, int32_t to) {
+  for (int index = 0; index < static_cast<int>(spec_.planes.size()); ++index) {
+    for (int layer = 0; layer < spec_.layers; ++layer) {
+      const ops::KvPlane at_layer = plane(index, layer);
+      std::memcpy(at_layer.block(to, 0), at_layer.block(from, 0), at_layer.page_bytes());
+    }
+  }
+}
+
+}  // namespace keye::model

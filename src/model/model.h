@@ -1,0 +1,89 @@
+// What the engine sees of a model.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "model/config.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+#include "ops/backend.h"
+#include "tensor/tensor.h"
+
+namespace keye::model {
+
+/// One picture or frame for the vision encoder, in patches.
+struct VisionGrid {
+  int rows = 0;
+  int cols = 0;
+
+  int patches() const { return rows * cols; }
+};
+
+/// Rows of the step whose embedding is a vision feature instead of a token's: row rows[i] takes features[from[i]].
+struct VisionRows {
+  ConstView features;  // [m, hidden] f32
+  std::span<const int32_t> from;
+  std::span<const int32_t> rows;
+};
+
+/// One step over the new tokens of a ragged batch, sequences back to back.
+struct StepInput {
+  std::span<const int32_t> tokens;                       // [n]
+  std::array<std::span<const int32_t>, 3> positions;     // [n] each: time, height, width
+  std::span<const VisionRows> vision;
+  std::span<const ops::SequenceRows> sequences;
+  std::span<const int32_t> slots;                        // [n] where each new token's planes go: page * 64 + offset
+  std::span<const int32_t> logits_rows;                  // [s] rows whose logits are wanted
+};
+
+/// Intermediate values for tests against goldens: called with a name ("hidden", "indexer_scores", "router_logits", ...),
+/// the layer and the value. A step runs slower with one.
+using Probe = std::function<void(std::string_view name, int layer, ConstView value)>;
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const KvSpec& kv_spec() const = 0;
+  /// The most tokens that one step takes.
+  virtual int step_tokens_max() const = 0;
+  /// The most rows of logits that one step gives.
+  virtual int step_logits_max() const = 0;
+
+  /// pixels [patches, 3 p p] f32 of the grids one after another; out [sum of merged tokens, hidden] f32.
+  virtual void encode_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) = 0;
+  /// logits [s, vocab] f32.
+  virtual void forward(const StepInput& input, KvCache& cache, View logits) = 0;
+
+  virtual void set_probe(Probe probe) = 0;
+};
+
+struct ModelOptions {
+  DType dtype = DType::bf16;   // of weights, activations and KV: bf16 or f32
+  int step_tokens_max = 512;
+  int step_logits_max = 512;
+};
+
+/// Merged tokens of a grid.
+inline int merged_tokens(const VisionGrid& grid, int merge) { return grid.patches() / (merge * merge); }
+
+/// Loads the weights of `config` from the checkpoint. The backend must outlive the model; mapped tables keep the
+/// checkpoint alive. Errors as in Checkpoint::load.
+Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
+                                          ops::Backend& backend, const ModelOptions& options,
+                                          const LoadProgress& progress);
+
+/// The same model with random weights: for benchmarks of named shapes.
+std::unique_ptr<Model> random_model(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options,
+                                    uint64_t seed);
+
+/// Parameters of a model of this shape (all tensors that inference reads).
+int64_t count_parameters(const ModelConfig& config);
+
+}  // namespace keye::model

@@ -1,0 +1,260 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "base/json.h"
+
+namespace keye::model {
+namespace {
+
+constexpr size_t kNamesShown = 20;
+
+/// Exporters' spellings of the same tensor. The first that fits is applied.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kPrefixes = {{
+    {"model.language_model.model.", "model."},
+    {"model.language_model.", "model."},
+    {"language_model.model.", "model."},
+    {"language_model.lm_head.", "lm_head."},
+    {"model.lm_head.", "lm_head."},
+    {"model.visual.", "visual."},
+    {"model.mlp_AR.", "mlp_AR."},
+}};
+
+std::string canonical_name(const std::string& name) {
+  for (const auto& [from, to] : kPrefixes) {
+    if (name.starts_with(from)) return std::string(to) + name.substr(from.size());
+  }
+  return name;
+}
+
+/// A file name that stays inside the folder.
+bool is_plain_file_name(std::string_view name) {
+  return !name.empty() && name.find('/') == std::string_view::npos && name != "." && name != "..";
+}
+
+Result<std::vector<std::string>> shard_names(const Path& folder) {
+  const Path index_path = folder / "model.safetensors.index.json";
+  if (!std::filesystem::exists(index_path)) {
+    if (std::filesystem::exists(folder / "model.safetensors")) return std::vector<std::string>{"model.safetensors"};
+    return make_error(ErrorCode::not_found, folder.string(),
+                      "no weights: neither model.safetensors nor model.safetensors.index.json");
+  }
+  KEYE_TRY(const Json index, read_json(index_path));
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    return make_error(ErrorCode::corrupt_data, index_path.string(), "\"weight_map\" should be an object");
+  }
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : index["weight_map"].items()) {
+    if (!file.is_string() || !is_plain_file_name(file.get_ref<const std::string&>())) {
+      return make_error(ErrorCode::corrupt_data, index_path.string(), "\"{}\" should name a file of this folder, got {}",
+                        tensor, file.dump());
+    }
+    names.insert(file.get<std::string>());
+  }
+  return std::vector<std::string>(names.begin(), names.end());
+}
+
+void append_names(std::string& message, std::string_view title, const std::vector<std::string>& lines) {
+  if (lines.empty()) return;
+  message += fmt::format("{}{} {}:", message.empty() ? "" : "\n", lines.size(), title);
+  for (size_t i = 0; i < std::min(lines.size(), kNamesShown); ++i) message += "\n  " + lines[i];
+  if (lines.size() > kNamesShown) message += fmt::format("\n  ... and {} more", lines.size() - kNamesShown);
+}
+
+/// SplitMix64: enough for benchmark weights.
+struct Random {
+  uint64_t state;
+  uint64_t next() {
+    uint64_t z = (state += 0x9e3779b97f4a7c15ULL);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+  }
+};
+
+/// Uniform in [-scale, scale], cheap enough to fill gigabytes: one generator step gives four values.
+void fill(DType dtype, void* data, size_t count, float scale, Random& random) {
+  uint64_t bits = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (i % 4 == 0) bits = random.next();
+    const float value = (static_cast<float>(bits & 0xffff) / 32767.5F - 1.0F) * scale;
+    bits >>= 16;
+    if (dtype == DType::bf16) {
+      static_cast<BFloat16*>(data)[i] = BFloat16(value);
+    } else {
+      static_cast<float*>(data)[i] = value;
+    }
+  }
+}
+
+}  // namespace
+
+MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols) {
+  return {std::move(name), {rows, cols}, 0, rows, cols, cols, 1};
+}
+
+void WeightList::matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to, bool gated) {
+  entries_.push_back({std::move(parts), gated, to, nullptr, nullptr});
+}
+
+void WeightList::vector(std::string name, Shape shape, Tensor* to) {
+  entries_.push_back({{{std::move(name), shape, 0, 1, shape.elements(), shape.elements(), 1}}, false, nullptr, to, nullptr});
+}
+
+void WeightList::table(std::string name, Shape shape, ConstView* to) {
+  entries_.push_back({{{std::move(name), shape, 0, 1, shape.elements(), shape.elements(), 1}}, false, nullptr, nullptr, to});
+}
+
+bool WeightList::ignores(std::string_view name) const {
+  return std::any_of(ignored_.begin(), ignored_.end(),
+                     [&](const std::string& part) { return name.find(part) != std::string_view::npos; });
+}
+
+int64_t WeightList::parameters() const {
+  int64_t sum = 0;
+  std::set<std::pair<std::string_view, int64_t>> seen;  // a tied table serves twice and counts once
+  for (const Entry& entry : entries_) {
+    for (const MatrixPart& part : entry.parts) {
+      if (seen.emplace(part.name, part.offset).second) sum += part.rows * part.cols;
+    }
+  }
+  return sum;
+}
+
+Result<Checkpoint> Checkpoint::open(const Path& folder) {
+  Checkpoint checkpoint;
+  KEYE_TRY(const auto names, shard_names(folder));
+  for (const std::string& name : names) {
+    KEYE_TRY(TensorFile file, TensorFile::open(folder / name));
+    checkpoint.files_.push_back(std::make_unique<TensorFile>(std::move(file)));
+    const TensorFile& kept = *checkpoint.files_.back();
+    for (const auto& [original, view] : kept.tensors()) {
+      const auto [at, inserted] =
+          checkpoint.tensors_.emplace(canonical_name(original), Stored{view, &kept.file(), original});
+      if (!inserted) {
+        return make_error(ErrorCode::corrupt_data, kept.file().path().string(),
+                          "tensor \"{}\" appears twice (also as \"{}\" in {})", original, at->second.original,
+                          at->second.file->path().string());
+      }
+    }
+  }
+  return checkpoint;
+}
+
+size_t Checkpoint::bytes() const {
+  size_t sum = 0;
+  for (const auto& [name, stored] : tensors_) sum += stored.view.bytes();
+  return sum;
+}
+
+Result<void> Checkpoint::check(const WeightList& list) const {
+  std::vector<std::string> missing;
+  std::vector<std::string> misshaped;
+  std::vector<std::string> unexpected;
+  std::set<std::string_view> wanted;
+  for (const WeightList::Entry& entry : list.entries()) {
+    for (const MatrixPart& part : entry.parts) {
+      if (!wanted.insert(part.name).second) continue;
+      const auto found = tensors_.find(part.name);
+      if (found == tensors_.end()) {
+        missing.push_back(fmt::format("{} {}", part.name, part.stored.to_string()));
+      } else if (!(found->second.view.shape == part.stored)) {
+        misshaped.push_back(fmt::format("{}: expected {}, found {}", part.name, part.stored.to_string(),
+                                        found->second.view.shape.to_string()));
+      } else if (const DType dtype = found->second.view.dtype;
+                 dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
+        misshaped.push_back(fmt::format("{}: expected bf16, f16 or f32, found {}", part.name, dtype_name(dtype)));
+      }
+    }
+  }
+  for (const auto& [name, stored] : tensors_) {
+    if (!wanted.contains(name) && !list.ignores(name)) {
+      unexpected.push_back(fmt::format("{} {}", stored.original, stored.view.shape.to_string()));
+    }
+  }
+  std::string message;
+  append_names(message, "tensors are missing", missing);
+  append_names(message, "tensors have another shape or type", misshaped);
+  append_names(message, "tensors are not expected", unexpected);
+  if (message.empty()) return {};
+  return Error{ErrorCode::corrupt_data, "the weights do not fit config.json\n" + message, {}};
+}
+
+Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DType dtype,
+                              const LoadProgress& progress) const {
+  KEYE_TRY_VOID(check(list));
+  size_t total = 0;
+  size_t done = 0;
+  std::map<std::string_view, int64_t> unread;  // elements of each tensor that are still to be packed
+  for (const WeightList::Entry& entry : list.entries()) {
+    for (const MatrixPart& part : entry.parts) {
+      const ConstView& stored = tensors_.find(part.name)->second.view;
+      unread[part.name] = stored.elements();
+      total += static_cast<size_t>(part.rows * part.cols) * dtype_bytes(stored.dtype);
+    }
+  }
+  for (const WeightList::Entry& entry : list.entries()) {
+    if (entry.table != nullptr) {
+      *entry.table = tensors_.find(entry.parts[0].name)->second.view;
+      continue;
+    }
+    if (entry.vector != nullptr) {
+      const ConstView& stored = tensors_.find(entry.parts[0].name)->second.view;
+      *entry.vector = Tensor(DType::f32, entry.parts[0].stored);
+      convert_to_float(stored.dtype, stored.data, entry.vector->as<float>(), static_cast<size_t>(stored.elements()));
+      done += stored.bytes();
+      continue;
+    }
+    std::vector<ops::StridedMatrix> blocks;
+    for (const MatrixPart& part : entry.parts) {
+      const ConstView& stored = tensors_.find(part.name)->second.view;
+      const auto* start = static_cast<const std::byte*>(stored.data) + static_cast<size_t>(part.offset) * dtype_bytes(stored.dtype);
+      blocks.push_back({start, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride});
+    }
+    *entry.matrix = ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = dtype});
+    // The packed copy is what the kernels read from now on: the file's pages need not stay resident.
+    for (const MatrixPart& part : entry.parts) {
+      const Stored& stored = tensors_.find(part.name)->second;
+      done += static_cast<size_t>(part.rows * part.cols) * dtype_bytes(stored.view.dtype);
+      int64_t& left = unread[part.name];
+      left -= part.rows * part.cols;
+      if (left == 0) stored.file->drop(stored.view.raw());
+    }
+    if (progress) progress(done, total);
+  }
+  return {};
+}
+
+void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector<Tensor>& storage) {
+  Random random{seed};
+  for (const WeightList::Entry& entry : list.entries()) {
+    const MatrixPart& first = entry.parts[0];
+    if (entry.vector != nullptr) {
+      *entry.vector = Tensor(DType::f32, first.stored);
+      std::fill_n(entry.vector->as<float>(), static_cast<size_t>(first.stored.elements()), 1.0F);
+      continue;
+    }
+    if (entry.table != nullptr) {
+      storage.emplace_back(dtype, first.stored);
+      fill(dtype, storage.back().view().data, static_cast<size_t>(first.stored.elements()), 0.05F, random);
+      *entry.table = std::as_const(storage.back()).view();
+      continue;
+    }
+    // Packed bytes have no structure that random values could break: fill them directly.
+    ops::PackedMatrix& matrix = *entry.matrix;
+    matrix.dtype = dtype;
+    matrix.gated = entry.gated;
+    matrix.inputs = first.cols;
+    matrix.outputs = 0;
+    for (const MatrixPart& part : entry.parts) matrix.outputs += part.rows;
+    matrix.data = Buffer(static_cast<size_t>(matrix.panels()) * matrix.panel_bytes());
+    fill(dtype, matrix.data.data(), matrix.data.size() / dtype_bytes(dtype), 1.7F / std::sqrt(static_cast<float>(first.cols)), random);
+  }
+}
+
+}  // namespace keye::model

@@ -1,0 +1,96 @@
+// Weights by name: what a model needs is listed once, and the list serves checking, loading, counting and random filling.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file.h"
+#include "base/result.h"
+#include "ops/backend.h"
+#include "tensor/safetensors.h"
+#include "tensor/tensor.h"
+
+namespace keye::model {
+
+/// Part of a stored tensor, seen as a matrix [rows, cols]: offset and strides in elements.
+struct MatrixPart {
+  std::string name;
+  Shape stored;  // the whole tensor's expected shape
+  int64_t offset = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t row_stride = 0;
+  int64_t col_stride = 1;
+};
+
+/// The tensor `name` of shape [rows, cols], whole.
+MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols);
+
+/// The weights of a model: names and shapes on one side, where they go on the other. The destinations must outlive the
+/// list and not move.
+class WeightList {
+ public:
+  /// Rows of the parts one after another, or a gated pair, packed for the kernels.
+  void matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to, bool gated = false);
+  /// Converted to f32.
+  void vector(std::string name, Shape shape, Tensor* to);
+  /// Left where it is in the mapped file (f32, f16 or bf16), for tables of which a step reads a few rows.
+  void table(std::string name, Shape shape, ConstView* to);
+  /// Names that may be present and are not needed: every name with one of these as a part.
+  void ignore(std::string part) { ignored_.push_back(std::move(part)); }
+
+  struct Entry {
+    std::vector<MatrixPart> parts;
+    bool gated = false;
+    ops::PackedMatrix* matrix = nullptr;
+    Tensor* vector = nullptr;
+    ConstView* table = nullptr;
+  };
+  const std::vector<Entry>& entries() const { return entries_; }
+  bool ignores(std::string_view name) const;
+
+  /// Elements of all tensors on the list, each once.
+  int64_t parameters() const;
+
+ private:
+  std::vector<Entry> entries_;
+  std::vector<std::string> ignored_;
+};
+
+/// done and total in bytes of stored weights.
+using LoadProgress = std::function<void(size_t done, size_t total)>;
+
+/// The safetensors files of a checkpoint folder: model.safetensors, or the shards that model.safetensors.index.json
+/// names. Names are made canonical: exporters' extra prefixes (`model.language_model.`, `model.visual.`, ...) are dropped.
+class Checkpoint {
+ public:
+  static Result<Checkpoint> open(const Path& folder);
+
+  bool has(std::string_view name) const { return tensors_.contains(name); }
+  struct Stored {
+    ConstView view;
+    const MappedFile* file;
+    std::string original;
+  };
+  const std::map<std::string, Stored, std::less<>>& tensors() const { return tensors_; }
+  size_t bytes() const;
+
+  /// Fills the list's destinations; matrices in `dtype` (bf16 or f32). Reports all missing, misshaped and unexpected
+  /// tensors together, by name, with expected and found shape. Errors: corrupt_data, unsupported.
+  Result<void> load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress) const;
+
+ private:
+  Result<void> check(const WeightList& list) const;
+
+  std::vector<std::unique_ptr<TensorFile>> files_;
+  std::map<std::string, Stored, std::less<>> tensors_;
+};
+
+/// Fills the list with pseudo-random weights of the scale that keeps activations finite: for benchmarks of named shapes.
+/// Tables are stored in `storage`, which must outlive their use.
+void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector<Tensor>& storage);
+
+}  // namespace keye::model

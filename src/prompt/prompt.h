@@ -1,0 +1,49 @@
+// What the engine starts from: token ids, their positions, and the pictures that stand behind some of them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "prompt/image_processor.h"
+
+namespace keye::prompt {
+
+/// A picture in a prompt: its patches, and where its merged tokens stand.
+struct VisionItem {
+  ImagePatches patches;
+  int32_t first_token = 0;
+  int32_t tokens = 0;
+};
+
+struct Prompt {
+  std::string text;                              // the rendered prompt with its placeholders repeated, for display
+  std::vector<int32_t> tokens;                   // [n]
+  std::array<std::vector<int32_t>, 3> positions; // [n] each: time, height, width
+  int32_t position_delta = 0;                    // the token at index i >= n has position i + delta on all axes
+  std::vector<VisionItem> vision;
+};
+
+/// The merged grid of one picture: as many tokens as rows * cols.
+struct TokenGrid {
+  int rows = 0;
+  int cols = 0;
+};
+
+struct Positions {
+  std::array<std::vector<int32_t>, 3> axes;
+  int32_t delta = 0;
+};
+
+/// Three-axis positions: text advances all axes together; a picture's tokens form a (1, rows, cols) box that starts one
+/// past the highest position so far, and the text after it starts one past the box. Runs of `media_token` take the grids
+/// in order. The number of such tokens must be what the grids say (a CHECK: the engine itself put them there).
+/// Source: the position function of the published serving code, one box per frame.
+Positions media_positions(std::span<const int32_t> tokens, std::span<const TokenGrid> grids, int32_t media_token);
+
+/// 0, 1, 2, ... on all axes.
+Positions text_positions(int64_t count);
+
+}  // namespace keye::prompt
