@@ -1,16 +1,15 @@
 #include "ops/vision.h"
 
-#include <cmath>
-
 #include "ops/backend.h"
 #include "ops/check_view.h"
+#include "ops/ref/grid_tap.h"
 
 namespace keye::ops {
 
 void add_position_grid(Backend& backend, const AddPositionGrid& op) {
   KEYE_CHECK(op.rows > 0 && op.cols > 0, "a grid of {} x {}", op.rows, op.cols);
   KEYE_CHECK(op.table.shape.rank() == 2, "table is {}, expected [side * side, c]", op.table.shape.to_string());
-  const auto side = std::llround(std::sqrt(static_cast<double>(op.table.shape[0])));
+  const int64_t side = grid_side(op.table.shape[0]);
   KEYE_CHECK(side > 0 && side * side == op.table.shape[0], "table of {} rows is not square", op.table.shape[0]);
   check_view("table", op.table, op.table.shape, {DType::f32});
   check_view("x", op.x, {int64_t{op.rows} * op.cols, op.table.shape[1]}, {DType::f32});

@@ -1,8 +1,30 @@
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/row_dispatch.h"
 
 namespace keye::ops {
 
-void CpuBackend::do_moe_route(const MoeRoute& op) { RefBackend::do_moe_route(op); }
-void CpuBackend::do_moe_combine(const MoeCombine& op) { RefBackend::do_moe_combine(op); }
+void CpuBackend::do_moe_route(const MoeRoute& op) {
+  // An exponential costs about as much as streaming 32 bytes, a look at a candidate as much as 8.
+  const int64_t row_cost = op.logits.shape[1] * (32 + 8 * op.experts.shape[1]);
+  for_each_range(pool_, op.logits.shape[0], row_cost, [&](int64_t begin, int64_t end, int) {
+    RefBackend::do_moe_route({.logits = rows(op.logits, begin, end),
+                              .normalise = op.normalise,
+                              .experts = rows(op.experts, begin, end),
+                              .weights = rows(op.weights, begin, end)});
+  });
+}
+
+void CpuBackend::do_moe_combine(const MoeCombine& op) {
+  const RowKernels* kernels = row_kernels(isa_);
+  if (kernels == nullptr) return RefBackend::do_moe_combine(op);
+  const int64_t c = op.y.shape[1];
+  const int64_t k = op.places.shape[1];
+  for_each_range(pool_, op.places.shape[0], 4 * c * (k + 2), [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      kernels->add_rows(op.y.as<float>(), op.places.as<int32_t>() + t * k, op.weights.as<float>() + t * k, k, c,
+                        op.out.as<float>() + t * c);
+    }
+  });
+}
 
 }  // namespace keye::ops

@@ -1,0 +1,104 @@
+#include "ops/moe.h"
+
+#include <limits>
+
+#include "ops/row_testing.h"
+
+namespace keye::ops {
+namespace {
+
+struct Routed {
+  Tensor experts, weights;
+};
+
+Routed route(Backend& backend, const ConstView& logits, int64_t k, bool normalise) {
+  const int64_t n = logits.shape[0];
+  Routed result{Tensor(DType::i32, {n, k}), Tensor(DType::f32, {n, k})};
+  moe_route(
+      backend,
+      {.logits = logits, .normalise = normalise, .experts = result.experts.view(), .weights = result.weights.view()});
+  return result;
+}
+
+TEST(Moe, RouteIsPyTorchs) {
+  const Golden golden;
+  for (const auto& backend : cpu_backends()) {
+    for (const bool normalise : {false, true}) {
+      const Routed got = route(*backend, golden["moe_route.logits"], 8, normalise);
+      EXPECT_TRUE(same_bits(got.experts.view(), golden["moe_route.experts"])) << backend->name();
+      const ConstView weights = golden[normalise ? "moe_route.normalised" : "moe_route.weights"];
+      EXPECT_LE(difference(got.weights.view(), weights), 1e-6F) << backend->name();
+    }
+  }
+}
+
+TEST(Moe, TiesGoToTheLowerExpert) {
+  const auto backend = make_ref_backend();
+  float logits[] = {1.0F, 2.0F, 2.0F, 1.0F, 2.0F};
+  const Routed got = route(*backend, {logits, DType::f32, {1, 5}}, 4, true);
+  const int32_t expected[] = {1, 2, 4, 0};
+  EXPECT_EQ(std::memcmp(got.experts.as<int32_t>(), expected, sizeof expected), 0);
+  float sum = 0.0F;
+  for (int j = 0; j < 4; ++j) sum += got.weights.as<float>()[j];
+  EXPECT_FLOAT_EQ(sum, 1.0F);
+}
+
+TEST(Moe, ANanStillNamesDistinctExperts) {
+  const auto backend = make_ref_backend();
+  float logits[] = {1.0F, std::numeric_limits<float>::quiet_NaN(), 3.0F};
+  const Routed got = route(*backend, {logits, DType::f32, {1, 3}}, 2, true);
+  const int32_t* experts = got.experts.as<int32_t>();
+  EXPECT_NE(experts[0], experts[1]);
+  for (int j = 0; j < 2; ++j) EXPECT_TRUE(0 <= experts[j] && experts[j] < 3);
+}
+
+TEST(Moe, ARowsRouteDoesNotDependOnItsBatch) {
+  const Tensor logits = random_tensor({150, 61}, 2, 4.0F);
+  const Routed expected = route(*make_ref_backend(), logits.view(), 6, true);
+  for (const auto& backend : cpu_backends()) {
+    const Routed whole = route(*backend, logits.view(), 6, true);
+    EXPECT_TRUE(same_bits(whole.experts.view(), expected.experts.view())) << backend->name();
+    EXPECT_TRUE(same_bits(whole.weights.view(), expected.weights.view())) << backend->name();
+    const Routed alone = route(*backend, rows(logits.view(), 77, 78), 6, true);
+    EXPECT_TRUE(same_bits(alone.weights.view(), rows(expected.weights.view(), 77, 78))) << backend->name();
+  }
+}
+
+TEST(Moe, CombineIsPyTorchs) {
+  const Golden golden;
+  for (const auto& backend : cpu_backends()) {
+    Tensor out = copy_of(golden["moe_combine.out"]);
+    moe_combine(*backend, {.y = golden["moe_combine.y"],
+                           .places = golden["moe_combine.places"],
+                           .weights = golden["moe_combine.weights"],
+                           .out = out.view()});
+    EXPECT_LE(difference(out.view(), golden["moe_combine.sum"]), 1e-6F) << backend->name();
+  }
+}
+
+TEST(Moe, CombineGivesTheReferencesBits) {
+  constexpr int64_t kTokens = 130;
+  constexpr int64_t kEach = 3;
+  for (const int64_t c : {1, 16, 203, 768}) {
+    const Tensor y = random_tensor({kTokens * kEach, c}, 3);
+    const Tensor weights = random_tensor({kTokens, kEach}, 4);
+    Tensor places(DType::i32, {kTokens, kEach});
+    for (int32_t i = 0; i < kTokens * kEach; ++i) places.as<int32_t>()[i] = (i * 7) % int32_t{kTokens * kEach};
+    const auto combined = [&](Backend& backend, int64_t begin, int64_t end) {
+      Tensor out = random_tensor({kTokens, c}, 5);
+      moe_combine(backend, {.y = y.view(),
+                            .places = rows(places.view(), begin, end),
+                            .weights = rows(weights.view(), begin, end),
+                            .out = rows(out.view(), begin, end)});
+      return out;
+    };
+    const Tensor expected = combined(*make_ref_backend(), 0, kTokens);
+    for (const auto& backend : cpu_backends()) {
+      EXPECT_TRUE(same_bits(combined(*backend, 0, kTokens).view(), expected.view())) << backend->name() << " " << c;
+      EXPECT_TRUE(same_bits(rows(combined(*backend, 60, 61).view(), 60, 61), rows(expected.view(), 60, 61)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace keye::ops
