@@ -67,6 +67,15 @@ class KeyeModel final : public Model {
   std::optional<VisionEncoder> vision_;
 };
 
+/// A model without weights, to ask what it would need.
+struct Unloaded {
+  std::unique_ptr<ops::Backend> backend = ops::make_ref_backend();
+  std::unique_ptr<KeyeModel> model;
+
+  Unloaded(const ModelConfig& config, DType dtype)
+      : model(std::make_unique<KeyeModel>(config, *backend, ModelOptions{.dtype = dtype, .step_tokens_max = 1, .step_logits_max = 1})) {}
+};
+
 }  // namespace
 
 Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
@@ -86,10 +95,13 @@ std::unique_ptr<Model> random_model(const ModelConfig& config, ops::Backend& bac
   return model;
 }
 
-int64_t count_parameters(const ModelConfig& config) {
-  const std::unique_ptr<ops::Backend> backend = ops::make_ref_backend();
-  KeyeModel model(config, *backend, {.dtype = DType::bf16, .step_tokens_max = 1, .step_logits_max = 1});
-  return model.list_weights({}).parameters();
+Result<void> check_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
+  const Unloaded unloaded(config, DType::bf16);
+  return checkpoint.check(unloaded.model->list_weights(layout_of(config, checkpoint)));
 }
+
+KvSpec kv_spec_of(const ModelConfig& config, DType dtype) { return Unloaded(config, dtype).model->kv_spec(); }
+
+int64_t count_parameters(const ModelConfig& config) { return Unloaded(config, DType::bf16).model->list_weights({}).parameters(); }
 
 }  // namespace keye::model

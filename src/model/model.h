@@ -83,6 +83,12 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared
 std::unique_ptr<Model> random_model(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options,
                                     uint64_t seed);
 
+/// What load_model would report about the checkpoint's names and shapes, without loading.
+Result<void> check_weights(const ModelConfig& config, const Checkpoint& checkpoint);
+
+/// What the KV cache of this model remembers for each token.
+KvSpec kv_spec_of(const ModelConfig& config, DType dtype);
+
 /// Parameters of a model of this shape (all tensors that inference reads).
 int64_t count_parameters(const ModelConfig& config);
 

@@ -81,10 +81,10 @@ class Checkpoint {
   /// Fills the list's destinations; matrices in `dtype` (bf16 or f32). Reports all missing, misshaped and unexpected
   /// tensors together, by name, with expected and found shape. Errors: corrupt_data, unsupported.
   Result<void> load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress) const;
-
- private:
+  /// The check that `load` begins with, alone.
   Result<void> check(const WeightList& list) const;
 
+ private:
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Stored, std::less<>> tensors_;
 };
