@@ -4,19 +4,13 @@
 #include <cstdint>
 #include <span>
 
+#include "ops/activation.h"
 #include "ops/packed_matrix.h"
 #include "tensor/view.h"
 
 namespace keye::ops {
 
 class Backend;
-
-enum class Activation : uint8_t {
-  none,
-  silu_mul,   // gated weights only: silu(gate) * up; the output has half as many columns
-  gelu_tanh,  // 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3)))
-  gelu_erf,   // 0.5 z (1 + erf(z / sqrt(2)))
-};
 
 /// out[t, o] = act(sum_i x[t, i] w[o, i] + bias[o]), or out += that if accumulate.
 ///   x     [n, inputs]   dtype of w

@@ -19,7 +19,7 @@ class CpuBackend final : public RefBackend {
   Isa isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
 
-  PackedMatrix do_pack(const PackMatrix& source) override;                 // cpu/linear.cc
+  PackedMatrix do_pack(const PackMatrix& source) override;                 // cpu/pack.cc
   void do_linear(const Linear& op) override;                               // cpu/linear.cc
   void do_grouped_linear(const GroupedLinear& op) override;                // cpu/linear.cc
   void do_embed(const Embed& op) override;                                 // cpu/rows.cc

@@ -1,11 +1,288 @@
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/linear_dispatch.h"
+#include "ops/cpu/linear_plan.h"
 
 namespace keye::ops {
+namespace {
 
-PackedMatrix CpuBackend::do_pack(const PackMatrix& source) { return RefBackend::do_pack(source); }
+static_assert(kTileLanes == kPanel);
 
-void CpuBackend::do_linear(const Linear& op) { RefBackend::do_linear(op); }
+constexpr int64_t kStreamAhead = 4096;  // bytes that a single tile's product asks for in advance
 
-void CpuBackend::do_grouped_linear(const GroupedLinear& op) { RefBackend::do_grouped_linear(op); }
+/// What linear and grouped_linear have in common. Place p of the product, a row of out, multiplies row row_of(p) of x.
+struct Product {
+  ConstView x;
+  std::span<const int32_t> rows;  // empty: place p is row p
+  const float* bias = nullptr;
+  Activation activation = Activation::none;
+  bool accumulate = false;
+  View out;
+
+  const std::byte* row(int64_t place) const {
+    const int64_t row = rows.empty() ? place : rows[static_cast<size_t>(place)];
+    return static_cast<const std::byte*>(x.data) + static_cast<size_t>(row * x.shape[1]) * dtype_bytes(x.dtype);
+  }
+};
+
+/// Places [begin, begin + rows), all of which multiply one matrix.
+struct Segment {
+  const PackedMatrix* w = nullptr;
+  int64_t begin = 0;
+  int64_t rows = 0;
+  LinearPlan plan;
+  std::byte* packed = nullptr;  // tiles one after another, if not in place
+
+  int64_t tiles() const { return plan.tiles(rows); }
+  /// Tiles differ by at most one row.
+  int64_t tile_begin(int64_t tile) const { return tile * rows / tiles(); }
+  size_t packed_bytes() const { return plan.in_place ? 0 : static_cast<size_t>(rows * plan.steps) * kRowStepBytes; }
+  std::byte* packed_tile(int64_t tile) const {
+    return packed + static_cast<size_t>(tile_begin(tile) * plan.steps) * kRowStepBytes;
+  }
+  const std::byte* panel(int64_t index) const {
+    return static_cast<const std::byte*>(w->data.data()) + static_cast<size_t>(index * plan.steps) * kStepBytes;
+  }
+  int64_t units() const { return plan.panels * plan.parts; }
+};
+
+/// A rectangle of one segment's panels and tiles.
+struct Block {
+  const Segment* segment = nullptr;
+  int64_t panel = 0;
+  int64_t panels = 0;
+  int64_t tile = 0;
+  int64_t tiles = 0;
+};
+
+/// Hands out [0, total): large shares at first, single units at the end, whole panels (`parts` units) as long as
+/// possible.
+class Shares {
+ public:
+  Shares(int64_t total, int64_t parts, int threads) : total_(total), parts_(parts), divisor_(2 * threads) {}
+
+  struct Range {
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  Range take() {
+    int64_t begin = next_.load(std::memory_order_relaxed);
+    int64_t size = 0;
+    do {
+      if (begin >= total_) return {};
+      size = std::max<int64_t>(1, (total_ - begin) / divisor_);
+      if (size > parts_) size -= size % parts_;
+    } while (!next_.compare_exchange_weak(begin, begin + size, std::memory_order_relaxed));
+    return {begin, begin + size};
+  }
+
+ private:
+  std::atomic<int64_t> next_{0};
+  int64_t total_;
+  int64_t parts_;
+  int64_t divisor_;
+};
+
+/// One thread's way through the shares that it takes, block by block.
+class Blocks {
+ public:
+  Blocks(std::span<const Segment> segments, Shares& shares) : segments_(segments), shares_(shares) {}
+
+  /// The next block; one without panels at the end.
+  Block next() {
+    if (range_.begin == range_.end) range_ = shares_.take();
+    if (range_.begin == range_.end) return {};
+    // All segments of a wave have the same number of units.
+    const Segment& segment = segments_[static_cast<size_t>(range_.begin / segments_[0].units())];
+    const int64_t first = range_.begin % segments_[0].units();
+    const int64_t last = std::min(first + range_.end - range_.begin, segment.units());
+    const int64_t parts = segment.plan.parts;
+    const int64_t tiles = segment.tiles();
+    Block block{&segment, first / parts, 1, 0, tiles};
+    int64_t units = parts;
+    if (first % parts == 0 && last - first >= parts) {
+      block.panels = std::min<int64_t>(segment.plan.group, (last - first) / parts);
+      units = block.panels * parts;
+    } else {
+      const int64_t part = first % parts;
+      units = std::min(parts - part, last - first);
+      block.tile = part * tiles / parts;
+      block.tiles = (part + units) * tiles / parts - block.tile;
+    }
+    range_.begin += units;
+    return block;
+  }
+
+ private:
+  std::span<const Segment> segments_;
+  Shares& shares_;
+  Shares::Range range_;
+};
+
+void pack_tile(const LinearKernels& kernels, const Product& product, const Segment& segment, int64_t tile) {
+  const int64_t begin = segment.tile_begin(tile);
+  TilePack pack;
+  pack.rows = static_cast<int>(segment.tile_begin(tile + 1) - begin);
+  pack.row_bytes = product.x.shape[1] * static_cast<int64_t>(dtype_bytes(product.x.dtype));
+  pack.out = segment.packed_tile(tile);
+  const void* rows[kTileRowsMax];
+  for (int r = 0; r < pack.rows; ++r) rows[r] = product.row(segment.begin + begin + r);
+  pack.x_rows = rows;
+  kernels.pack(pack);
+}
+
+/// Finishes one tile's sums of one panel into out.
+void finish(const LinearKernels& kernels, const Product& product, const Segment& segment, int64_t tile, int64_t panel,
+            const float* sums) {
+  const bool gated = segment.w->gated;
+  const int64_t width = gated ? kPanel / 2 : kPanel;
+  const int64_t columns = product.out.shape[1];
+  const int64_t place = segment.begin + segment.tile_begin(tile);
+  TileFinish finish;
+  finish.sums = sums;
+  finish.rows = static_cast<int>(segment.tile_begin(tile + 1) - segment.tile_begin(tile));
+  finish.columns = static_cast<int>(std::min(width, columns - panel * width));
+  finish.activation = product.activation;
+  if (product.bias != nullptr) {
+    finish.bias = product.bias + panel * width;
+    finish.bias_up = gated ? product.bias + columns + panel * width : nullptr;
+  }
+  finish.out_bf16 = product.out.dtype == DType::bf16;
+  finish.out = static_cast<std::byte*>(product.out.data) +
+               static_cast<size_t>(place * columns + panel * width) * dtype_bytes(product.out.dtype);
+  finish.out_stride = columns;
+  finish.accumulate = product.accumulate;
+  kernels.finish(finish);
+}
+
+/// Multiplies a block, asking meanwhile for the weights of the block after it. `sums` holds every tile's sums of every
+/// panel of the block if there are several passes, else those of one tile and panel.
+void multiply_block(const LinearKernels& kernels, const Product& product, const Block& block, const Block& after,
+                    float* sums) {
+  const Segment& segment = *block.segment;
+  const LinearPlan& plan = segment.plan;
+  const TileFamily& family = segment.w->dtype == DType::bf16 ? kernels.bf16 : kernels.f32;
+  const int64_t passes = plan.passes();
+  const void* rows[kTileRowsMax];
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t step = pass * plan.pass_steps;
+    TileProduct product_tile;
+    product_tile.steps = std::min(plan.pass_steps, plan.steps - step);
+    product_tile.resume = pass > 0;
+    for (int64_t tile = block.tile; tile < block.tile + block.tiles; ++tile) {
+      const int64_t begin = segment.tile_begin(tile);
+      const int count = static_cast<int>(segment.tile_begin(tile + 1) - begin);
+      if (plan.in_place) {
+        for (int r = 0; r < count; ++r) rows[r] = product.row(segment.begin + begin + r);
+        product_tile.x_rows = rows;
+      } else {
+        product_tile.x = segment.packed_tile(tile) + static_cast<size_t>(step * count) * kRowStepBytes;
+      }
+      const TileFunction multiply = (plan.in_place ? family.in_place : family.packed)[count - 1];
+      for (int64_t i = 0; i < block.panels; ++i) {
+        const std::byte* weights = segment.panel(block.panel + i) + static_cast<size_t>(step) * kStepBytes;
+        product_tile.weights = weights;
+        // A single tile streams: a little ahead. Several tiles: each asks for its share of what comes next.
+        const std::byte* next = weights + kStreamAhead;
+        int64_t stride = static_cast<int64_t>(kStepBytes);
+        if (block.tiles > 1) {
+          next = pass + 1 < passes  ? weights + static_cast<size_t>(plan.pass_steps) * kStepBytes
+                 : i < after.panels ? after.segment->panel(after.panel + i)
+                                    : nullptr;
+          stride = (static_cast<int64_t>(kStepBytes) + block.tiles - 1) / block.tiles;
+          if (next != nullptr) next += (tile - block.tile) * product_tile.steps * stride;
+        }
+        product_tile.prefetch = reinterpret_cast<const char*>(next != nullptr ? next : weights);
+        product_tile.prefetch_stride = next != nullptr ? stride : 0;
+        product_tile.sums = sums;
+        if (passes > 1) product_tile.sums += ((tile - block.tile) * block.panels + i) * kTileRowsMax * kTileLanes;
+        multiply(product_tile);
+        if (pass + 1 == passes) finish(kernels, product, segment, tile, block.panel + i, product_tile.sums);
+      }
+    }
+  }
+}
+
+/// Packs the segments' rows where their plans say so, then multiplies, over all threads. The segments have equally many
+/// units; `scratch(worker, bytes)` is memory of one thread's own.
+template <class Scratch>
+void multiply_segments(ThreadPool& pool, const LinearKernels& kernels, const Product& product,
+                       std::span<const Segment> segments, Scratch&& scratch) {
+  for (const Segment& segment : segments) {
+    if (segment.plan.in_place) continue;
+    pool.for_each(segment.tiles(), [&](int64_t tile, int) { pack_tile(kernels, product, segment, tile); });
+  }
+  const int64_t units = segments[0].units();
+  Shares shares(units * static_cast<int64_t>(segments.size()), segments[0].plan.parts, pool.size());
+  pool.for_each(pool.size(), [&](int64_t, int worker) {
+    alignas(64) float tile_sums[kTileRowsMax * kTileLanes];
+    Blocks blocks(segments, shares);
+    for (Block block = blocks.next(); block.panels > 0;) {
+      const Block after = blocks.next();
+      float* sums = tile_sums;
+      if (block.segment->plan.passes() > 1) {
+        const int64_t tiles = block.tiles * block.panels;
+        sums = static_cast<float*>(scratch(worker, static_cast<size_t>(tiles) * sizeof tile_sums));
+      }
+      multiply_block(kernels, product, block, after, sums);
+      block = after;
+    }
+  });
+}
+
+LinearShape shape_of(const PackedMatrix& w, int64_t rows) { return {rows, w.inputs, w.outputs, w.gated, w.dtype}; }
+
+}  // namespace
+
+void CpuBackend::do_linear(const Linear& op) {
+  if (isa_ == Isa::scalar) return RefBackend::do_linear(op);
+  const Product product{op.x,          {},    op.bias.empty() ? nullptr : op.bias.as<float>(), op.activation,
+                        op.accumulate, op.out};
+  const int64_t rows = op.x.shape[0];
+  const LinearPlan plan = plan_linear(shape_of(op.w, rows), cpu_info(isa_, pool_.size()));
+  for (int64_t begin = 0; begin < rows; begin += plan.block_rows) {
+    Segment segment{&op.w, begin, std::min(plan.block_rows, rows - begin), plan};
+    segment.packed = static_cast<std::byte*>(shared_scratch(segment.packed_bytes()));
+    multiply_segments(pool_, *linear_kernels(isa_), product, std::span(&segment, 1),
+                      [this](int worker, size_t bytes) { return scratch(worker, bytes); });
+  }
+}
+
+void CpuBackend::do_grouped_linear(const GroupedLinear& op) {
+  if (isa_ == Isa::scalar) return RefBackend::do_grouped_linear(op);
+  const Product product{op.x, op.rows, nullptr, op.activation, false, op.out};
+  const CpuInfo cpu = cpu_info(isa_, pool_.size());
+  const size_t packed_max = static_cast<size_t>(cpu.l3_bytes / 4);
+  std::vector<Segment> segments;
+  size_t packed = 0;
+  const auto flush = [&] {
+    if (segments.empty()) return;
+    auto* start = static_cast<std::byte*>(shared_scratch(packed));
+    for (Segment& segment : segments) {
+      segment.packed = start;
+      start += segment.packed_bytes();
+    }
+    multiply_segments(pool_, *linear_kernels(isa_), product, segments,
+                      [this](int worker, size_t bytes) { return scratch(worker, bytes); });
+    segments.clear();
+    packed = 0;
+  };
+  for (size_t e = 0; e < op.w.size(); ++e) {
+    const int64_t end = op.offsets[e + 1];
+    for (int64_t begin = op.offsets[e]; begin < end;) {
+      Segment segment{&op.w[e], begin, end - begin, plan_linear(shape_of(op.w[e], end - begin), cpu)};
+      segment.plan.parts = 1;
+      segment.rows = std::min(segment.rows, segment.plan.block_rows);
+      if (packed + segment.packed_bytes() > packed_max) flush();
+      packed += segment.packed_bytes();
+      segments.push_back(segment);
+      begin += segment.rows;
+    }
+  }
+  flush();
+}
 
 }  // namespace keye::ops

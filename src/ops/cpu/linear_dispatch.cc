@@ -1,0 +1,20 @@
+#include "ops/cpu/linear_dispatch.h"
+
+namespace keye::ops {
+
+const LinearKernels* linear_kernels(Isa isa) {
+  switch (isa) {
+#if defined(KEYE_X86)
+    case Isa::avx2:
+      return &linear_kernels_avx2();
+    case Isa::avx512:
+      return &linear_kernels_avx512();
+    case Isa::avx512_bf16:
+      return &linear_kernels_avx512_bf16();
+#endif
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace keye::ops

@@ -1,0 +1,82 @@
+// What one instruction set provides to the matrix products: plain functions over plain pointers. A weight panel holds
+// `steps` steps of 128 bytes: four bytes (a pair of bf16, or one f32) for each of the 32 lanes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/activation.h"
+
+namespace keye::ops {
+
+inline constexpr int kTileLanes = 32;
+// Rows of the largest tile: what the registers hold beside the weights.
+inline constexpr int kTileRowsAvx2 = 3;
+inline constexpr int kTileRowsAvx512Split = 12;  // bf16 taken apart into f32
+inline constexpr int kTileRowsAvx512 = 14;
+inline constexpr int kTileRowsMax = 14;
+inline constexpr int kInPlaceRows = 8;      // of AVX-512 tiles: one pointer a row
+inline constexpr size_t kStepBytes = 128;   // of a panel
+inline constexpr size_t kRowStepBytes = 4;  // of one row of x
+
+/// sums[row][lane] = (resume ? sums[row][lane] : 0) + sum over steps, in order, of x[row] * weights[lane].
+/// Meanwhile asks the memory for what will be read next: two lines at `prefetch`, which moves on after every step.
+struct TileProduct {
+  const void* weights = nullptr;
+  const void* x = nullptr;              // packed: [steps][rows] of four bytes
+  const void* const* x_rows = nullptr;  // in place: where each row starts
+  int64_t steps = 0;
+  float* sums = nullptr;
+  bool resume = false;
+  const char* prefetch = nullptr;
+  int64_t prefetch_stride = 0;
+};
+using TileFunction = void (*)(const TileProduct& tile);
+
+/// out[row][column] = act(sums + bias), converted, or added to out. Plain: lane j is column j. silu_mul: lane j is the
+/// gate of column j, lane 16 + j its up value.
+struct TileFinish {
+  const float* sums = nullptr;
+  int rows = 0;
+  int columns = 0;  // of this panel: at most 32, silu_mul 16
+  Activation activation = Activation::none;
+  const float* bias = nullptr;     // of the panel's first column, or null
+  const float* bias_up = nullptr;  // silu_mul: the up half's
+  void* out = nullptr;
+  int64_t out_stride = 0;  // elements from row to row
+  bool out_bf16 = false;
+  bool accumulate = false;
+};
+
+/// Rows of x side by side, step by step: out[step][row], four bytes each; a last half step is filled with zero.
+struct TilePack {
+  const void* const* x_rows = nullptr;
+  int rows = 0;
+  int64_t row_bytes = 0;
+  void* out = nullptr;
+};
+
+/// Tiles of one element type: [rows - 1]; null beyond the largest.
+struct TileFamily {
+  TileFunction packed[kTileRowsMax];
+  TileFunction in_place[kTileRowsMax];
+};
+
+struct LinearKernels {
+  TileFamily bf16;
+  TileFamily f32;
+  void (*finish)(const TileFinish& finish);
+  void (*pack)(const TilePack& pack);
+  /// Independent multiply-adds on registers, `rounds` times; returns their number of flops.
+  double (*spin_bf16)(int64_t rounds);
+  double (*spin_f32)(int64_t rounds);
+  /// Reads [data, data + bytes) in 1, 2 or 4 equal parts side by side, asking for what lies `prefetch` bytes ahead
+  /// (0: leaving that to the processor); bytes is a multiple of 64 KiB.
+  uint64_t (*read)(const void* data, size_t bytes, int streams, size_t prefetch);
+};
+
+const LinearKernels& linear_kernels_avx2();
+const LinearKernels& linear_kernels_avx512();
+const LinearKernels& linear_kernels_avx512_bf16();
+
+}  // namespace keye::ops
