@@ -65,11 +65,11 @@ void paged_attention(Backend& backend, const PagedAttention& op) {
              op.k.heads, op.v.heads);
   check_view("out", op.out, {n, h * d}, {op.q.dtype});
   for (const SequenceRows& s : op.sequences) {
-    KEYE_CHECK(s.first_row >= 0 && s.rows >= 0 && s.first_row + s.rows <= n, "rows [{}, +{}) of {}", s.first_row, s.rows,
-               n);
+    KEYE_CHECK(s.first_row >= 0 && s.rows >= 0 && s.first_row + s.rows <= n, "rows [{}, +{}) of {}", s.first_row,
+               s.rows, n);
     const int64_t length = int64_t{s.context} + s.rows;
-    KEYE_CHECK(s.context >= 0 && static_cast<int64_t>(s.pages.size()) * kPageTokens >= length,
-               "{} pages for {} tokens", s.pages.size(), length);
+    KEYE_CHECK(s.context >= 0 && static_cast<int64_t>(s.pages.size()) * kPageTokens >= length, "{} pages for {} tokens",
+               s.pages.size(), length);
     KEYE_CHECK(op.selection == nullptr || op.selection_words * 64 >= length, "{} selection words for {} tokens",
                op.selection_words, length);
     for (const int32_t page : s.pages) KEYE_CHECK(page >= 0, "page {}", page);

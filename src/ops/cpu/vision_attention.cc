@@ -1,9 +1,166 @@
-#include "ops/attention.h"
+#include <algorithm>
+#include <cstring>
 
+#include "ops/attention.h"
+#include "ops/cpu/attention_tile.h"
 #include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/row_dispatch.h"
 
 namespace keye::ops {
+namespace {
 
-void CpuBackend::do_vision_attention(const VisionAttention& op) { RefBackend::do_vision_attention(op); }
+/// One page of keys and values of a segment, or one tile of its queries.
+struct Piece {
+  int32_t segment;
+  int32_t first;  // patch
+  int32_t count;
+};
+
+int64_t pages_of(int64_t patches) { return (patches + kPageTokens - 1) / kPageTokens; }
+int64_t tiles_of(int64_t patches) { return (patches + kTileRows - 1) / kTileRows; }
+
+/// One vision_attention on its way over the threads: first every page of every head is packed as a page of the cache
+/// would be, then every tile of queries attends to its segment's pages.
+class VisionRun {
+ public:
+  VisionRun(const VisionAttention& op, const AttentionKernels& kernels, const RowKernels& row_kernels)
+      : op_(op), kernels_(kernels), row_kernels_(row_kernels), dim_(static_cast<int>(op.qkv.shape[3])) {
+    for (size_t s = 0; s + 1 < op.segments.size(); ++s) {
+      const int64_t patches = op.segments[s + 1] - op.segments[s];
+      pages_ += pages_of(patches);
+      tiles_ += tiles_of(patches);
+    }
+  }
+
+  int64_t page_items() const { return pages_ * op_.heads; }
+  int64_t tile_items() const { return tiles_ * op_.heads; }
+
+  size_t shared_bytes() const { return lists_bytes() + static_cast<size_t>(page_items()) * 2 * block_bytes(); }
+  void use_shared(void* memory) {
+    page_list_ = static_cast<Piece*>(memory);
+    tile_list_ = page_list_ + pages_;
+    first_pages_ = reinterpret_cast<int64_t*>(tile_list_ + tiles_);
+    keys_ = static_cast<std::byte*>(memory) + lists_bytes();
+    values_ = keys_ + static_cast<size_t>(page_items()) * block_bytes();
+    Piece* page = page_list_;
+    Piece* tile = tile_list_;
+    for (size_t s = 0; s + 1 < op_.segments.size(); ++s) {
+      const int32_t begin = op_.segments[s];
+      const int32_t patches = op_.segments[s + 1] - begin;
+      first_pages_[s] = page - page_list_;
+      for (int32_t i = 0; i < patches; i += kPageTokens) {
+        *page++ = {static_cast<int32_t>(s), begin + i, std::min(kPageTokens, patches - i)};
+      }
+      const auto tiles = static_cast<int>(tiles_of(patches));
+      for (int i = 0; i < tiles; ++i) {
+        const int first = row_of_block(patches, kTileRows, i);
+        *tile++ = {static_cast<int32_t>(s), begin + first, row_of_block(patches, kTileRows, i + 1) - first};
+      }
+    }
+  }
+
+  void pack_page(int64_t item, const TileScratch& scratch) const {
+    const int64_t head = item / pages_;
+    const Piece& page = page_list_[item % pages_];
+    std::byte* keys = keys_ + static_cast<size_t>(item) * block_bytes();
+    std::byte* values = values_ + static_cast<size_t>(item) * block_bytes();
+    if (page.count < kPageTokens) {
+      std::memset(keys, 0, block_bytes());
+      std::memset(values, 0, block_bytes());
+    }
+    for (int i = 0; i < page.count; ++i) {
+      write_key(op_.out.dtype, dim_, load(page.first + i, 1, head, scratch.row, scratch.heads), keys, i);
+      write_value(op_.out.dtype, dim_, load(page.first + i, 2, head, scratch.row, scratch.heads), values, i);
+    }
+  }
+
+  void attend_tile(int64_t item, const TileScratch& scratch) const {
+    const int64_t head = item / tiles_;
+    const Piece& piece = tile_list_[item % tiles_];
+    const auto segment = static_cast<size_t>(piece.segment);
+    const int32_t keys = op_.segments[segment + 1] - op_.segments[segment];
+    for (int r = 0; r < piece.count; ++r) {
+      scratch.queries[r] =
+          load(piece.first + r, 0, head, scratch.row, scratch.heads + static_cast<ptrdiff_t>(r) * dim_);
+      scratch.limits[r] = keys;
+    }
+    pack_queries(kernels_, row_kernels_, op_.out.dtype, piece.count, dim_, scratch);
+    const size_t offset = static_cast<size_t>(head * pages_ + first_pages_[segment]) * block_bytes();
+    AttentionTile tile;
+    tile.q = scratch.q;
+    tile.rows = piece.count;
+    tile.dim = dim_;
+    tile.scale = scale_for_powers_of_two(op_.scale);
+    tile.limits = scratch.limits;
+    tile.keys = reinterpret_cast<const unsigned char*>(keys_ + offset);
+    tile.values = reinterpret_cast<const unsigned char*>(values_ + offset);
+    tile.page_bytes = block_bytes();
+    tile.last_page = static_cast<int>(pages_of(keys));
+    tile.work = scratch.work;
+    tile.state = scratch.state;
+    kernels_.attend(tile);
+    kernels_.finish(scratch.state, piece.count, dim_);
+    for (int r = 0; r < piece.count; ++r) {
+      std::byte* out = static_cast<std::byte*>(op_.out.data) + (int64_t{piece.first + r} * op_.heads + head) * dim_ *
+                                                                   static_cast<int64_t>(dtype_bytes(op_.out.dtype));
+      write_head(row_kernels_, op_.out.dtype, dim_,
+                 scratch.state + static_cast<size_t>(r) * state_stride(dim_) + kStateMix, out);
+    }
+  }
+
+ private:
+  size_t block_bytes() const {
+    return static_cast<size_t>(kPageTokens) * static_cast<size_t>(dim_) * dtype_bytes(op_.out.dtype);
+  }
+  size_t lists_bytes() const {
+    const size_t bytes = static_cast<size_t>(pages_ + tiles_) * sizeof(Piece) + op_.segments.size() * sizeof(int64_t);
+    return (bytes + 63) / 64 * 64;
+  }
+
+  /// A head of a patch's q (0), k (1) or v (2), rotated unless it is v, in out's dtype, written to `out` [dim].
+  const void* load(int64_t patch, int which, int64_t head, float* row, void* out) const {
+    const auto* from =
+        static_cast<const std::byte*>(op_.qkv.data) +
+        ((patch * 3 + which) * op_.heads + head) * dim_ * static_cast<int64_t>(dtype_bytes(op_.qkv.dtype));
+    if (which == 2 && op_.qkv.dtype == op_.out.dtype) return from;
+    if (op_.qkv.dtype == DType::f32) {
+      std::memcpy(row, from, static_cast<size_t>(dim_) * sizeof(float));
+    } else {
+      row_kernels_.widen_bf16(reinterpret_cast<const uint16_t*>(from), row, dim_);
+    }
+    if (which != 2) {
+      kernels_.rotate(row, op_.cos.as<float>() + patch * (dim_ / 2), op_.sin.as<float>() + patch * (dim_ / 2), dim_);
+    }
+    write_head(row_kernels_, op_.out.dtype, dim_, row, out);
+    return out;
+  }
+
+  const VisionAttention& op_;
+  const AttentionKernels& kernels_;
+  const RowKernels& row_kernels_;
+  int dim_;
+  int64_t pages_ = 0;  // of one head
+  int64_t tiles_ = 0;
+  Piece* page_list_ = nullptr;
+  Piece* tile_list_ = nullptr;
+  int64_t* first_pages_ = nullptr;  // of each segment
+  std::byte* keys_ = nullptr;       // [heads][pages] blocks
+  std::byte* values_ = nullptr;
+};
+
+}  // namespace
+
+void CpuBackend::do_vision_attention(const VisionAttention& op) {
+  const AttentionKernels* kernels = attention_kernels(isa_, op.out.dtype);
+  if (kernels == nullptr) return RefBackend::do_vision_attention(op);
+  VisionRun run(op, *kernels, *row_kernels(isa_));
+  run.use_shared(shared_scratch(run.shared_bytes()));
+  const auto dim = static_cast<int>(op.qkv.shape[3]);
+  const auto tile_scratch = [&](int worker) {
+    return TileScratch(scratch(worker, TileScratch(nullptr, dim).bytes), dim);
+  };
+  pool_.for_each(run.page_items(), [&](int64_t item, int worker) { run.pack_page(item, tile_scratch(worker)); });
+  pool_.for_each(run.tile_items(), [&](int64_t item, int worker) { run.attend_tile(item, tile_scratch(worker)); });
+}
 
 }  // namespace keye::ops

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "ops/ref/norm_rows.h"
 #include "ops/ref/ref_backend.h"
 
 namespace keye::ops {
@@ -41,13 +42,6 @@ void write_token(const KvPlane& plane, int32_t slot, int head, const float* x) {
   std::byte* block = plane.block(slot / kPageTokens, head);
   if (slot % kPageTokens == 0) std::memset(block, 0, plane.head_bytes());
   for (int64_t c = 0; c < plane.dim; ++c) store(plane.dtype, block, plane_index(plane, slot % kPageTokens, c), x[c]);
-}
-
-void rms_norm_head(const float* x, const float* weight, float eps, int64_t d, float* out) {
-  float squares = 0;
-  for (int64_t i = 0; i < d; ++i) squares += x[i] * x[i];
-  const float inverse = 1.0F / std::sqrt(squares / static_cast<float>(d) + eps);
-  for (int64_t i = 0; i < d; ++i) out[i] = x[i] * inverse * weight[i];
 }
 
 /// Rotates the pairs (i, i + d/2), in place.
@@ -105,13 +99,13 @@ void attend_row(const PagedAttention& op, const SequenceRows& sequence, int64_t 
     const uint64_t word = op.selection == nullptr ? ~uint64_t{0} : op.selection[row * op.selection_words + first / 64];
     for (int j = 0; j < kPageTokens; ++j) {
       float dot = 0;
-      for (int64_t c = 0; c < d; ++c) dot += load(dtype, op.q.data, q0 + c) * load(dtype, keys, plane_index(op.k, j, c));
+      for (int64_t c = 0; c < d; ++c)
+        dot += load(dtype, op.q.data, q0 + c) * load(dtype, keys, plane_index(op.k, j, c));
       const bool counts = first + j <= index && ((word >> j) & 1) != 0;
       scores[static_cast<size_t>(j)] = counts ? dot * op.scale : -std::numeric_limits<float>::infinity();
     }
-    running.add(dtype, scores, d, [&](size_t j, int64_t c) {
-      return load(dtype, values, plane_index(op.v, static_cast<int>(j), c));
-    });
+    running.add(dtype, scores, d,
+                [&](size_t j, int64_t c) { return load(dtype, values, plane_index(op.v, static_cast<int>(j), c)); });
   }
   for (int64_t c = 0; c < d; ++c) store(dtype, op.out.data, q0 + c, running.result(c));
 }
@@ -131,12 +125,12 @@ void RefBackend::do_attention_input(const AttentionInput& op) {
     const float* cos = op.cos.as<float>() + t * (d / 2);
     const float* sin = op.sin.as<float>() + t * (d / 2);
     for (int64_t i = 0; i < h; ++i) {
-      rms_norm_head(q + i * d, op.q_norm.as<float>(), op.eps, d, head.data());
+      rms_norm_row(q + i * d, op.q_norm.as<float>(), op.eps, d, head.data());
       rotate(head.data(), cos, sin, d);
       for (int64_t c = 0; c < d; ++c) store(op.q.dtype, op.q.data, (t * h + i) * d + c, head[static_cast<size_t>(c)]);
     }
     for (int i = 0; i < g; ++i) {
-      rms_norm_head(k + i * d, op.k_norm.as<float>(), op.eps, d, head.data());
+      rms_norm_row(k + i * d, op.k_norm.as<float>(), op.eps, d, head.data());
       rotate(head.data(), cos, sin, d);
       write_token(op.k, op.slots[static_cast<size_t>(t)], i, head.data());
       write_token(op.v, op.slots[static_cast<size_t>(t)], i, v + i * d);
@@ -181,12 +175,12 @@ void RefBackend::do_vision_attention(const VisionAttention& op) {
           const auto count = static_cast<size_t>(std::min<int64_t>(kPageTokens, end - first));
           for (size_t j = 0; j < count; ++j) {
             float dot = 0;
-            for (int64_t c = 0; c < d; ++c) dot += part(i, 0, head)[c] * part(first + static_cast<int64_t>(j), 1, head)[c];
+            for (int64_t c = 0; c < d; ++c)
+              dot += part(i, 0, head)[c] * part(first + static_cast<int64_t>(j), 1, head)[c];
             scores[j] = dot * op.scale;
           }
-          running.add(dtype, std::span(scores).first(count), d, [&](size_t j, int64_t c) {
-            return part(first + static_cast<int64_t>(j), 2, head)[c];
-          });
+          running.add(dtype, std::span(scores).first(count), d,
+                      [&](size_t j, int64_t c) { return part(first + static_cast<int64_t>(j), 2, head)[c]; });
         }
         for (int64_t c = 0; c < d; ++c) store(dtype, op.out.data, (i * h + head) * d + c, running.result(c));
       }

@@ -1,0 +1,94 @@
+#include "ops/cpu/attention_tile.h"
+
+#include <cstring>
+
+namespace keye::ops {
+namespace {
+
+constexpr size_t kLine = 64;
+size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
+
+/// Copies `count` elements of kBytes each, to places `step` elements apart.
+template <size_t kBytes>
+void scatter(const void* from, int count, std::byte* to, size_t step) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  for (int i = 0; i < count; ++i, bytes += kBytes, to += step * kBytes) std::memcpy(to, bytes, kBytes);
+}
+
+}  // namespace
+
+const AttentionKernels* attention_kernels(Isa isa, DType dtype) {
+#if defined(KEYE_X86)
+  const bool f32 = dtype == DType::f32;
+  switch (isa) {
+    case Isa::scalar:
+      return nullptr;
+    case Isa::avx2:
+      return f32 ? &avx2_attention_f32() : &avx2_attention_bf16();
+    case Isa::avx512:
+      return f32 ? &avx512_attention_f32() : &avx512_attention_bf16();
+    case Isa::avx512_bf16:
+      return f32 ? &avx512_attention_f32() : &avx512_bf16_attention_bf16();
+  }
+#endif
+  static_cast<void>(isa);
+  static_cast<void>(dtype);
+  return nullptr;
+}
+
+TileScratch::TileScratch(void* memory, int dim) {
+  const auto carve = [&]<class T>(T*& part, size_t count) {
+    if (memory != nullptr) part = reinterpret_cast<T*>(static_cast<std::byte*>(memory) + bytes);
+    bytes += whole_lines(count * sizeof(T));
+  };
+  carve(work, attention_work_floats(dim));
+  carve(state, kTileRows * state_stride(dim));
+  carve(q, static_cast<size_t>(kTileRows) * static_cast<size_t>(dim));
+  carve(row, static_cast<size_t>(dim));
+  carve(heads, static_cast<size_t>(kTileRows) * static_cast<size_t>(dim));
+  carve(queries, kTileRows);
+  carve(limits, kTileRows);
+  carve(selection, kTileRows);
+}
+
+void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int rows, int dim,
+                  const TileScratch& scratch) {
+  const bool widen = dtype == DType::bf16 && kernels.wide_queries;
+  const int words = dtype == DType::bf16 && !widen ? dim / 2 : dim;
+  const int blocks = block_count(rows, kernels.block_max);
+  for (int b = 0; b < blocks; ++b) {
+    const int first = row_of_block(rows, kernels.block_max, b);
+    const int count = row_of_block(rows, kernels.block_max, b + 1) - first;
+    for (int r = 0; r < count; ++r) {
+      const void* head = scratch.queries[first + r];
+      if (widen) {
+        row_kernels.widen_bf16(static_cast<const uint16_t*>(head), scratch.row, dim);
+        head = scratch.row;
+      }
+      scatter<4>(head, words, reinterpret_cast<std::byte*>(scratch.q + static_cast<ptrdiff_t>(first) * words + r),
+                 static_cast<size_t>(count));
+    }
+  }
+}
+
+void write_key(DType dtype, int dim, const void* head, std::byte* block, int slot) {
+  scatter<4>(head, dtype == DType::f32 ? dim : dim / 2, block + slot * 4, kPageTokens);
+}
+
+void write_value(DType dtype, int dim, const void* head, std::byte* block, int slot) {
+  if (dtype == DType::f32) {
+    std::memcpy(block + static_cast<ptrdiff_t>(slot) * dim * 4, head, static_cast<size_t>(dim) * 4);
+  } else {
+    scatter<2>(head, dim, block + (static_cast<ptrdiff_t>(slot / 2) * dim * 2 + slot % 2) * 2, 2);
+  }
+}
+
+void write_head(const RowKernels& row_kernels, DType dtype, int dim, const float* x, void* out) {
+  if (dtype == DType::f32) {
+    std::memcpy(out, x, static_cast<size_t>(dim) * 4);
+  } else {
+    row_kernels.narrow_bf16(x, static_cast<uint16_t*>(out), dim);
+  }
+}
+
+}  // namespace keye::ops

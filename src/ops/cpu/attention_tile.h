@@ -1,0 +1,46 @@
+// What attention over the cache and attention of the encoder share: the kernels' choice, a thread's scratch, the
+// layouts.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/cpu/attention_kernels.h"
+#include "ops/cpu/isa.h"
+#include "ops/cpu/row_kernels.h"
+#include "ops/paged_kv.h"
+
+namespace keye::ops {
+
+/// The kernels for planes of this dtype; null for Isa::scalar, where the reference does the work.
+const AttentionKernels* attention_kernels(Isa isa, DType dtype);
+
+/// One thread's memory for a tile, carved out of `memory`; of null, only `bytes`, how much it takes, is filled in.
+struct TileScratch {
+  TileScratch(void* memory, int dim);
+
+  size_t bytes = 0;
+  float* work = nullptr;                 // AttentionTile's
+  float* state = nullptr;                // AttentionTile's
+  float* q = nullptr;                    // the packed queries
+  float* row = nullptr;                  // one head
+  float* heads = nullptr;                // [kTileRows][dim]
+  const void** queries = nullptr;        // [kTileRows]
+  int32_t* limits = nullptr;             // [kTileRows]
+  const uint64_t** selection = nullptr;  // [kTileRows]
+};
+
+/// Packs scratch.queries[0, rows), each a head of `dim` elements of `dtype`, into scratch.q.
+void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int rows, int dim,
+                  const TileScratch& scratch);
+
+/// Writes one token's head into its slot of a page's block (layouts: paged_kv.h).
+void write_key(DType dtype, int dim, const void* head, std::byte* block, int slot);
+void write_value(DType dtype, int dim, const void* head, std::byte* block, int slot);
+
+/// out[0, dim) of `dtype` = x, rounded.
+void write_head(const RowKernels& row_kernels, DType dtype, int dim, const float* x, void* out);
+
+/// The kernels' exponentials are powers of two.
+inline float scale_for_powers_of_two(float scale) { return scale * 1.44269504088896340736F; }
+
+}  // namespace keye::ops
