@@ -21,6 +21,8 @@ struct Session {
   const uint8_t* next = nullptr;
   size_t left = 0;
   bool truncated = false;
+  int last_pass = 0;
+  png_uint_32 last_row = 0;
   bool last_row_seen = false;
   char message[256] = {};
 
@@ -52,19 +54,35 @@ void on_read(png_structp library, png_bytep out, png_size_t count) {
 /// Called with every row once it is decoded. After the last one the picture is whole, whatever is wrong behind it.
 void on_row(png_structp library, png_row_infop, png_bytep) {
   auto* session = static_cast<Session*>(png_get_user_transform_ptr(library));
-  const bool last_pass = png_get_interlace_type(library, session->info) == PNG_INTERLACE_NONE ||
-                         png_get_current_pass_number(library) == 6;
-  if (last_pass && png_get_current_row_number(library) + 1 == png_get_image_height(library, session->info)) {
-    session->last_row_seen = true;
+  const png_uint_32 row = png_get_current_row_number(library);
+  const int pass = png_get_current_pass_number(library);
+  if (pass == session->last_pass && row == session->last_row) session->last_row_seen = true;
+}
+
+/// An interlaced picture ends with the last row of the last of seven passes that is not empty.
+void find_last_row(Session& session) {
+  const png_uint_32 height = png_get_image_height(session.library, session.info);
+  const png_uint_32 width = png_get_image_width(session.library, session.info);
+  session.last_pass = 0;
+  session.last_row = height - 1;
+  if (png_get_interlace_type(session.library, session.info) == PNG_INTERLACE_NONE) return;
+  for (int pass = 0; pass < PNG_INTERLACE_ADAM7_PASSES; ++pass) {
+    const png_uint_32 rows = PNG_PASS_ROWS(height, pass);
+    if (rows == 0 || PNG_PASS_COLS(width, pass) == 0) continue;
+    session.last_pass = pass;
+    session.last_row = PNG_ROW_FROM_PASS_ROW(rows - 1, pass);
   }
 }
 
-bool read_header(Session& session, Size size) {
+/// `read_bytes`: how much compressed data the library asks for at a time, and gets whole or not at all.
+bool read_header(Session& session, Size size, size_t read_bytes) {
   if (setjmp(png_jmpbuf(session.library)) != 0) return false;
+  png_set_compression_buffer_size(session.library, read_bytes);
   png_set_read_fn(session.library, &session, on_read);
   png_set_user_limits(session.library, static_cast<png_uint_32>(size.width), static_cast<png_uint_32>(size.height));
   png_set_keep_unknown_chunks(session.library, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);  // text, profiles, times: skipped
   png_read_info(session.library, session.info);
+  find_last_row(session);
   return true;
 }
 
@@ -109,17 +127,14 @@ Palette palette_of(const Session& session) {
   return palette;
 }
 
-}  // namespace
-
-Result<Image> decode_png(Bytes bytes, Size size) {
-  Session session;
+Result<Image> decode_once(Session& session, Bytes bytes, Size size, size_t read_bytes) {
   session.next = reinterpret_cast<const uint8_t*>(bytes.data());
   session.left = bytes.size();
   session.library = png_create_read_struct(PNG_LIBPNG_VER_STRING, &session, on_error, on_warning);
   if (session.library != nullptr) session.info = png_create_info_struct(session.library);
   if (session.info == nullptr) return make_error(ErrorCode::internal, "PNG", "libpng does not start");
   const auto failure = [&] { return make_error(ErrorCode::corrupt_data, "PNG", "{}", session.message); };
-  if (!read_header(session, size)) return failure();
+  if (!read_header(session, size, read_bytes)) return failure();
 
   const int color = png_get_color_type(session.library, session.info);
   const int bits = png_get_bit_depth(session.library, session.info);
@@ -143,6 +158,17 @@ Result<Image> decode_png(Bytes bytes, Size size) {
     }
   }
   return image;
+}
+
+}  // namespace
+
+Result<Image> decode_png(Bytes bytes, Size size) {
+  Session session;
+  Result<Image> image = decode_once(session, bytes, size, 8192);
+  if (image || !session.truncated) return image;
+  // Only the checksum or the end of a file may be missing, with every pixel there: once more, byte by byte.
+  Session careful;
+  return decode_once(careful, bytes, size, 1);
 }
 
 }  // namespace keye::media

@@ -94,10 +94,12 @@ TiffTags read_tags(TIFF* tiff) {
   return tags;
 }
 
-Palette read_palette(TIFF* tiff, int bits) {
+Result<Palette> read_palette(TIFF* tiff, int bits) {
   Palette palette{};
   uint16_t* channels[3] = {};
-  if (TIFFGetField(tiff, TIFFTAG_COLORMAP, &channels[0], &channels[1], &channels[2]) != 1) return palette;
+  if (TIFFGetField(tiff, TIFFTAG_COLORMAP, &channels[0], &channels[1], &channels[2]) != 1) {
+    return make_error(ErrorCode::corrupt_data, "TIFF", "a palette picture without a palette");
+  }
   for (size_t i = 0; i < size_t{1} << bits; ++i) {
     for (size_t c = 0; c < 3; ++c) palette[i][c] = static_cast<uint8_t>(channels[c][i] >> 8);
   }
@@ -110,7 +112,9 @@ class Decoder {
       : tiff_(tiff), session_(session), layout_(layout), image_(image), bytes_max_(bytes_max) {}
 
   Result<void> run() {
-    if (layout_.color == TiffColor::palette) palette_ = read_palette(tiff_, layout_.bits);
+    if (layout_.color == TiffColor::palette) {
+      KEYE_TRY(palette_, read_palette(tiff_, layout_.bits));
+    }
     if (layout_.color == TiffColor::jpeg_rgb) TIFFSetField(tiff_, TIFFTAG_JPEGCOLORMODE, JPEGCOLORMODE_RGB);
     if (layout_.color == TiffColor::as_rgba) return read_as_rgba();
     return read_blocks();

@@ -99,8 +99,22 @@ void resize_columns(const Image& image, const Filter& filter, Image& out) {
   }
 }
 
-/// Input rows are resampled when the kernel first reaches them, into a ring of as many rows as the kernel is high.
-void resize_both(const Image& image, const Filter& filter, Image& out) {
+/// Columns first: each output row is filtered down, then across.
+void resize_down_first(const Image& image, const Filter& filter, Image& out) {
+  const Axis across(image.width, out.width, filter);
+  const Axis down(image.height, out.height, filter);
+  std::vector<const uint8_t*> rows(down.taps_max());
+  std::vector<uint8_t> filtered(image.row_bytes());
+  for (int y = 0; y < out.height; ++y) {
+    const int count = down.count(y);
+    for (int t = 0; t < count; ++t) rows[static_cast<size_t>(t)] = image.row(down.first(y) + t);
+    resize_kernels().column(rows.data(), down.weights(y), count, filtered.data(), filtered.size());
+    resize_kernels().row(filtered.data(), image.width, across.taps(), out.row(y), out.width);
+  }
+}
+
+/// Rows first. Input rows are resampled when the kernel first reaches them, into a ring of as many rows as the kernel is high.
+void resize_across_first(const Image& image, const Filter& filter, Image& out) {
   const Axis across(image.width, out.width, filter);
   const Axis down(image.height, out.height, filter);
   const size_t ring_rows = std::min(down.taps_max(), static_cast<size_t>(image.height));
@@ -130,8 +144,10 @@ Image resize(const Image& image, int height, int width, Resample filter) {
     resize_rows(image, kernel, out);
   } else if (width == image.width) {
     resize_columns(image, kernel, out);
+  } else if (image.height > height && image.height - height > 2 * (image.width - width)) {
+    resize_down_first(image, kernel, out);
   } else {
-    resize_both(image, kernel, out);
+    resize_across_first(image, kernel, out);
   }
   return out;
 }

@@ -1,4 +1,4 @@
-// Resampling, byte for byte as PIL's Image.resize does it on RGB.
+// Resampling, byte for byte as PIL's Image.resize does it on RGB (Pillow 13; before it, rows always came first).
 #pragma once
 
 #include "media/image.h"
@@ -8,10 +8,11 @@ namespace keye::media {
 /// PIL's numbers, as preprocessor_config.json spells them.
 enum class Resample : uint8_t { bilinear = 2, bicubic = 3 };
 
-/// The picture at another size, both sides at least 1. Separable, columns' weights first: every output pixel is a weighted
-/// mean of the input pixels under the kernel, which widens by the ratio when shrinking; weights are rounded to 22 fractional
-/// bits and each of the two passes rounds to 8 bits. A side that does not change is not filtered.
-/// Besides the result, memory holds as many horizontally resampled rows as the kernel is high.
+/// The picture at another size, both sides at least 1. Every output pixel is a weighted mean of the input pixels under the
+/// kernel, which widens by the ratio when shrinking. It is separable: rows are filtered, then columns; columns come first
+/// where the height loses pixels and more than twice as many as the width. Weights are rounded to 22 fractional bits, each
+/// pass rounds to 8 bits, and a side that does not change is not filtered.
+/// Besides the result, memory holds as many filtered rows as the kernel is high.
 Image resize(const Image& image, int height, int width, Resample filter);
 
 }  // namespace keye::media

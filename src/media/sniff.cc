@@ -168,6 +168,10 @@ Result<ImageInfo> sniff_tiff(const ByteReader& in) {
     return corrupt(ImageFormat::tiff, "its first directory lies outside the file");
   }
   const uint64_t entries = number(directory, count_bytes);
+  const uint64_t first = directory + static_cast<uint64_t>(count_bytes);
+  if (entries > in.size() / entry_bytes || !in.has(first, entries * entry_bytes)) {
+    return corrupt(ImageFormat::tiff, "the file ends inside its first directory");
+  }
   const auto value = [&](uint64_t entry) -> int64_t {
     const uint64_t type = number(entry + 2, 2);
     const uint64_t at = entry + (wide ? 12 : 8);
@@ -180,8 +184,8 @@ Result<ImageInfo> sniff_tiff(const ByteReader& in) {
   };
   std::optional<int64_t> width;
   std::optional<int64_t> height;
-  uint64_t entry = directory + static_cast<uint64_t>(count_bytes);
-  for (uint64_t i = 0; i < entries && in.has(entry, entry_bytes); ++i, entry += entry_bytes) {
+  for (uint64_t i = 0; i < entries; ++i) {
+    const uint64_t entry = first + i * entry_bytes;
     const uint64_t tag = number(entry, 2);
     if (tag == 256 && !width) width = value(entry);
     if (tag == 257 && !height) height = value(entry);
