@@ -35,6 +35,8 @@ void indexer_input(Backend& backend, const IndexerInput& op);
 
 /// score[t, s] = sum_h gate[t, h] max(0, q[t, h] . key[s]) for s <= index of t; keeps the topk best of each row: score
 /// descending, then index ascending. Rows with at most topk candidates keep them all.
+/// Both sums run in order, over the D channels of a head and then over the heads, for every n and chunk. A NaN score is
+/// below every number, and a NaN product counts as 0.
 ///   q [n, H, D] f32     gate [n, H] f32     keys  one head of D, f32
 ///   selection  [n, selection_words] bits out, one per index; words past the row's own are cleared
 ///   scores     [n, m] f32 out for tests, or empty: the scores themselves, 0 beyond the row's index

@@ -11,7 +11,7 @@ namespace keye::ops {
 class Backend;
 
 /// Softmax over all e experts, then the k largest (ties: lower index), in descending order; divided by their sum if
-/// normalise.
+/// normalise. Both sums run in order, over the experts and over the ranks.
 ///   logits  [n, e] f32     experts  [n, k] i32 out     weights  [n, k] f32 out
 struct MoeRoute {
   ConstView logits;

@@ -19,6 +19,7 @@ struct Embed {
 void embed(Backend& backend, const Embed& op);
 
 /// out[to[i]] = x[from[i]]:  x [m, c] and out [n, c], f32 or bf16 each (rounded to nearest even if out is bf16).
+/// No row is named twice in `to`.
 struct CopyRows {
   ConstView x;
   std::span<const int32_t> from;
