@@ -254,10 +254,10 @@ Result<Image> decode_bmp(Bytes bytes, Size size) {
   const uint8_t* pixels = nullptr;
   size_t stride = 0;
   if (layout.compression == kRle8 || layout.compression == kRle4) {
-    if (layout.packing == Packing::bits1) {
-      return unsupported("run lengths with a palette of black and white");
-    }
     KEYE_TRY(expanded, expand_runs(in, layout, size));
+    if (layout.packing == Packing::bits1) {  // black and white: all but 0 is white
+      for (size_t i = 1; i < 256; ++i) layout.palette[i].fill(255);
+    }
     layout.packing = Packing::indices8;
     pixels = expanded.data();
     stride = static_cast<size_t>(size.width);

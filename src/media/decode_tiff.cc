@@ -7,6 +7,7 @@
 #include <tiffio.h>
 
 #include "media/codecs.h"
+#include "media/tiff_directory.h"
 #include "media/tiff_layout.h"
 
 namespace keye::media {
@@ -74,14 +75,17 @@ Handle open(Session& session, size_t bytes_max) {
   return tiff;
 }
 
-TiffTags read_tags(TIFF* tiff) {
+/// As the file has them: where libtiff makes up a photometric interpretation or extra samples, that is undone.
+TiffTags read_tags(TIFF* tiff, const TiffDirectory& directory) {
   const auto number = [&](uint32_t tag, int otherwise) {
     uint16_t value = 0;
     return TIFFGetField(tiff, tag, &value) == 1 ? int{value} : otherwise;
   };
   TiffTags tags;
   tags.compression = number(TIFFTAG_COMPRESSION, 1);
-  tags.photometric = number(TIFFTAG_PHOTOMETRIC, tags.compression == COMPRESSION_OJPEG ? PHOTOMETRIC_YCBCR : 0);
+  tags.photometric = tags.compression == COMPRESSION_OJPEG
+                         ? PHOTOMETRIC_YCBCR
+                         : static_cast<int>(directory.value(TIFFTAG_PHOTOMETRIC).value_or(0));
   tags.planar = number(TIFFTAG_PLANARCONFIG, 1);
   tags.fill_order = number(TIFFTAG_FILLORDER, 1);
   tags.bits = number(TIFFTAG_BITSPERSAMPLE, 1);
@@ -90,7 +94,9 @@ TiffTags read_tags(TIFF* tiff) {
   tags.big_endian = TIFFIsBigEndian(tiff) != 0;
   uint16_t count = 0;
   uint16_t* kinds = nullptr;
-  if (TIFFGetField(tiff, TIFFTAG_EXTRASAMPLES, &count, &kinds) == 1) tags.extra.assign(kinds, kinds + count);
+  if (directory.value(TIFFTAG_EXTRASAMPLES) && TIFFGetField(tiff, TIFFTAG_EXTRASAMPLES, &count, &kinds) == 1) {
+    tags.extra.assign(kinds, kinds + count);
+  }
   return tags;
 }
 
@@ -276,7 +282,8 @@ Result<Image> decode_tiff(Bytes bytes, Size size) {
   if (width != static_cast<uint32_t>(size.width) || height != static_cast<uint32_t>(size.height)) {
     return make_error(ErrorCode::corrupt_data, "TIFF", "its size is given twice, differently");
   }
-  const TiffTags tags = read_tags(tiff.get());
+  KEYE_TRY(const TiffDirectory directory, TiffDirectory::read(ByteReader(bytes)));
+  const TiffTags tags = read_tags(tiff.get(), directory);
   if (!TIFFIsCODECConfigured(static_cast<uint16_t>(tags.compression))) {
     return make_error(ErrorCode::unsupported, "TIFF", "compression {}", tags.compression);
   }

@@ -1,7 +1,8 @@
 #include "media/sniff.h"
 
 #include <algorithm>
-#include <optional>
+
+#include "media/tiff_directory.h"
 
 namespace keye::media {
 namespace {
@@ -154,42 +155,10 @@ Result<ImageInfo> sniff_bmp(const ByteReader& in) {
   return ImageInfo{ImageFormat::bmp, height < 0 ? -height : height, in.u32le(18)};
 }
 
-/// The size of the first directory, classic or BigTIFF, either byte order.
 Result<ImageInfo> sniff_tiff(const ByteReader& in) {
-  const bool little = in.u8(0) == 'I';
-  const auto number = [&](uint64_t offset, int count) {
-    return little ? in.little(offset, count) : in.big(offset, count);
-  };
-  const bool wide = number(2, 2) == 43;
-  const uint64_t directory = wide ? number(8, 8) : number(4, 4);
-  const int count_bytes = wide ? 8 : 2;
-  const uint64_t entry_bytes = wide ? 20 : 12;
-  if (!in.has(0, 16) || directory == 0 || !in.has(directory, static_cast<uint64_t>(count_bytes))) {
-    return corrupt(ImageFormat::tiff, "its first directory lies outside the file");
-  }
-  const uint64_t entries = number(directory, count_bytes);
-  const uint64_t first = directory + static_cast<uint64_t>(count_bytes);
-  if (entries > in.size() / entry_bytes || !in.has(first, entries * entry_bytes)) {
-    return corrupt(ImageFormat::tiff, "the file ends inside its first directory");
-  }
-  const auto value = [&](uint64_t entry) -> int64_t {
-    const uint64_t type = number(entry + 2, 2);
-    const uint64_t at = entry + (wide ? 12 : 8);
-    const uint64_t raw = type == 1              ? number(at, 1)
-                         : type == 3            ? number(at, 2)
-                         : type == 4            ? number(at, 4)
-                         : type == 16 && wide   ? number(at, 8)
-                                                : 0;
-    return static_cast<int64_t>(std::min<uint64_t>(raw, uint64_t{1} << 40));
-  };
-  std::optional<int64_t> width;
-  std::optional<int64_t> height;
-  for (uint64_t i = 0; i < entries; ++i) {
-    const uint64_t entry = first + i * entry_bytes;
-    const uint64_t tag = number(entry, 2);
-    if (tag == 256 && !width) width = value(entry);
-    if (tag == 257 && !height) height = value(entry);
-  }
+  KEYE_TRY(const TiffDirectory directory, TiffDirectory::read(in));
+  const std::optional<int64_t> width = directory.value(256);
+  const std::optional<int64_t> height = directory.value(257);
   if (!width || !height) return corrupt(ImageFormat::tiff, "its first directory has no width or no height");
   return ImageInfo{ImageFormat::tiff, *height, *width};
 }
