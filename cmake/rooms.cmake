@@ -9,6 +9,7 @@ target_compile_options(keye_flags INTERFACE
   -Wall -Wextra -Wconversion -Wshadow -Werror -Wno-sign-conversion
   -ffp-contract=off              # a*b+c is fused only where the code says so: results must not depend on the compiler's mood
   -fno-math-errno
+  $<$<CXX_COMPILER_ID:Clang>:-Wno-unknown-warning-option>  # GCC's names in -Wno-... of single files
   $<$<CONFIG:Debug>:-O1>)
 if(KEYE_SANITIZE)
   target_compile_options(keye_flags INTERFACE -fsanitize=${KEYE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
@@ -47,7 +48,8 @@ function(keye_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
 endfunction()
 
-# keye_fuzz(NAME SOURCES ... ROOMS ...): a libFuzzer program, only in the fuzz preset.
+# keye_fuzz(NAME SOURCES ... ROOMS ...): a libFuzzer program, only in the fuzz preset. `fuzzers` builds all of them, into
+# the folder where scripts/test --fuzz looks.
 function(keye_fuzz name)
   if(NOT KEYE_FUZZ)
     return()
@@ -56,6 +58,11 @@ function(keye_fuzz name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE keye_flags ${ARG_LIBRARIES})
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzzers)
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers ${name})
   foreach(room ${ARG_ROOMS})
     target_link_libraries(${name} PRIVATE keye_${room})
   endforeach()
