@@ -42,12 +42,12 @@ Result<ImageProcessorConfig> parse_image_processor_config(const Json& json, std:
 
 /// What a request may say about one picture; what it leaves out has the server's defaults (prompt/smart_resize.h).
 struct ImageOptions {
-  std::optional<int64_t> min_pixels;
-  std::optional<int64_t> max_pixels;
-  std::optional<int> factor;
+  std::optional<int64_t> min_pixels{};
+  std::optional<int64_t> max_pixels{};
+  std::optional<int> factor{};
   /// Both or none: a size to use, rounded as a picture of that size would be, in place of the picture's own.
-  std::optional<int> resized_height;
-  std::optional<int> resized_width;
+  std::optional<int> resized_height{};
+  std::optional<int> resized_width{};
 };
 
 /// One picture, cut. The patches' order is row-major, within a patch channel, row, column.
@@ -59,7 +59,7 @@ struct ImagePatches {
 
 class ImageProcessor {
  public:
-  /// Neither side of a limit or a size that a request names, nor the product of sides, may be beyond this.
+  /// No limit that a request or a checkpoint names, and no resized picture, may have more pixels.
   static constexpr int64_t kPixelsMax = int64_t{1} << 26;
 
   explicit ImageProcessor(const ImageProcessorConfig& config);
