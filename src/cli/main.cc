@@ -16,10 +16,14 @@ struct Command {
 using namespace keye::cli;
 
 constexpr Command kCommands[] = {
+    {"run", "answers a question, about pictures if there are any", cmd_run},
+    {"info", "what a checkpoint is and what it needs", cmd_info},
     {"tokenize", "text to token ids", cmd_tokenize},
     {"detokenize", "token ids to text", cmd_detokenize},
     {"render", "messages to the prompt text of a chat template", cmd_render},
     {"preprocess", "pictures to the vision encoder's input", cmd_preprocess},
+    {"logits", "the logits of every token of a prompt", cmd_logits},
+    {"bench", "speed beside the machine's limits", cmd_bench},
 };
 
 void print_help(std::FILE* out) {

@@ -33,11 +33,21 @@ void apply_penalties(std::span<float> logits, const SamplingParams& params, cons
 
 /// Index of the largest value, the first among equals; NaN never wins.
 int32_t argmax(std::span<const float> values) {
-  size_t best = 0;
-  for (size_t i = 1; i < values.size(); ++i) {
-    if (values[i] > values[best] || std::isnan(values[best])) best = i;
+  // Lanes of running maxima: a comparison with NaN is false, so NaN is passed over; the compiler makes vectors of them.
+  constexpr size_t kLanes = 64;
+  float highest[kLanes];
+  std::fill_n(highest, kLanes, -INFINITY);
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float value = values[i + lane];
+      highest[lane] = value > highest[lane] ? value : highest[lane];
+    }
   }
-  return static_cast<int32_t>(best);
+  float best = *std::max_element(highest, highest + kLanes);
+  for (; i < values.size(); ++i) best = values[i] > best ? values[i] : best;
+  const auto found = std::find(values.begin(), values.end(), best);
+  return found == values.end() ? 0 : static_cast<int32_t>(found - values.begin());
 }
 
 float log_probability(std::span<const float> logits, int32_t token) {
@@ -99,48 +109,62 @@ Sampled Sampler::sample(std::span<const float> logits, const SamplingParams& par
     apply_penalties(adjusted_, params, history);
     scores = adjusted_;
   }
-  if (params.temperature == 0 || params.top_k == 1) {
-    const int32_t token = argmax(scores);
-    return {token, log_probability(logits, token)};
-  }
+  const bool greedy = params.temperature == 0 || params.top_k == 1;
+  const int32_t token = greedy ? argmax(scores) : draw(scores, params, position);
+  return {token, params.logprobs ? log_probability(logits, token) : 0.0F};
+}
 
+/// Brings the `count` best candidates to the front, in order.
+void Sampler::sort_candidates(size_t count) {
+  auto better = [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
+  };
+  const auto middle = candidates_.begin() + static_cast<std::ptrdiff_t>(std::min(count, candidates_.size()));
+  if (middle != candidates_.end()) std::nth_element(candidates_.begin(), middle, candidates_.end(), better);
+  std::sort(candidates_.begin(), middle, better);
+}
+
+int32_t Sampler::draw(std::span<const float> scores, const SamplingParams& params, int64_t position) {
+  // Weights are probabilities relative to the best token's.
+  const double highest = scores[static_cast<size_t>(argmax(scores))];
+  const double inverse = 1.0 / static_cast<double>(params.temperature);
   candidates_.clear();
   for (size_t i = 0; i < scores.size(); ++i) {
-    if (!std::isnan(scores[i])) candidates_.push_back({scores[i], static_cast<int32_t>(i)});
+    const double weight = scores[i] == highest ? 1.0 : std::exp((static_cast<double>(scores[i]) - highest) * inverse);
+    if (weight > 0) candidates_.push_back({weight, static_cast<int32_t>(i)});
   }
-  if (candidates_.empty()) return {0, log_probability(logits, 0)};
-  auto better = [](const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-  };
+  if (candidates_.empty()) return 0;  // nothing but NaN
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + params.top_k, candidates_.end(), better);
+    sort_candidates(static_cast<size_t>(params.top_k));
     candidates_.resize(static_cast<size_t>(params.top_k));
   }
-  std::sort(candidates_.begin(), candidates_.end(), better);
-
-  // Probabilities relative to the best one, in rank order; every later cut and the draw use the same sums.
-  const double inverse = 1.0 / static_cast<double>(params.temperature);
-  const double highest = candidates_.front().logit;
-  auto weight = [&](const Candidate& c) { return std::exp((static_cast<double>(c.logit) - highest) * inverse); };
-  double total = 0;
-  for (const Candidate& candidate : candidates_) total += weight(candidate);
+  const bool cuts = params.top_p < 1 || params.min_p > 0;
   double kept = 0;
-  size_t count = 0;
-  while (count < candidates_.size()) {
-    const double w = weight(candidates_[count]);
-    if (count > 0 && (kept >= static_cast<double>(params.top_p) * total || w < static_cast<double>(params.min_p))) break;
-    kept += w;
-    ++count;
+  for (const Candidate& candidate : candidates_) kept += candidate.weight;
+  size_t count = candidates_.size();
+  if (cuts) {
+    // Only the head of the ranking is needed: sort as much as it takes to reach top_p.
+    const double wanted = static_cast<double>(params.top_p) * kept;
+    size_t sorted = 0;
+    kept = 0;
+    for (count = 0; count < candidates_.size(); ++count) {
+      if (count == sorted) {
+        sorted = std::max<size_t>(256, sorted * 8);
+        sort_candidates(sorted);
+      }
+      const double weight = candidates_[count].weight;
+      if (count > 0 && (kept >= wanted || weight < static_cast<double>(params.min_p))) break;
+      kept += weight;
+    }
   }
   const double target = counter_uniform(params.seed, static_cast<uint64_t>(position)) * kept;
   double reached = 0;
   size_t chosen = 0;
   for (; chosen + 1 < count; ++chosen) {
-    reached += weight(candidates_[chosen]);
+    reached += candidates_[chosen].weight;
     if (reached > target) break;
   }
-  const int32_t token = candidates_[chosen].token;
-  return {token, log_probability(logits, token)};
+  return candidates_[chosen].token;
 }
 
 }  // namespace keye::engine

@@ -21,6 +21,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0F;   // [-2, 2]; times the count in the reply
   std::vector<std::pair<int32_t, float>> logit_bias;  // [-100, 100] added to a token's logit
   uint64_t seed = 0;
+  bool logprobs = false;            // fill in Sampled::logprob, which costs a pass over the vocabulary
 };
 
 /// Errors: invalid_argument naming the field, its range and the value.
@@ -44,7 +45,7 @@ class TokenHistory {
 
 struct Sampled {
   int32_t token = 0;
-  float logprob = 0;  // natural logarithm of its probability in the unmodified distribution
+  float logprob = 0;  // natural logarithm of its probability in the unmodified distribution, if asked for
 };
 
 /// A sampler's scratch, reused from token to token.
@@ -59,9 +60,12 @@ class Sampler {
 
  private:
   struct Candidate {
-    float logit;
+    double weight;
     int32_t token;
   };
+  int32_t draw(std::span<const float> scores, const SamplingParams& params, int64_t position);
+  void sort_candidates(size_t count);
+
   std::vector<float> adjusted_;
   std::vector<Candidate> candidates_;
 };

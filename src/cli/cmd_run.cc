@@ -1,0 +1,249 @@
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "cli/command.h"
+#include "cli/commands.h"
+#include "cli/conversation.h"
+#include "cli/model_flags.h"
+#include "cli/stdin_lines.h"
+#include "engine/generate.h"
+#include "engine/load.h"
+
+namespace keye::cli {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+struct Flags {
+  std::string folder, prompt, system, messages;
+  std::vector<std::string> images, stops;
+  std::vector<int32_t> stop_ids;
+  std::vector<std::string> logit_bias;
+  ModelFlags model;
+  int max_tokens = 1024;
+  int replies = 1;
+  int context = 0;
+  bool ignore_eos = false;
+  bool show_special = false;
+  bool as_json = false;
+  // Absent: as the checkpoint's generation_config.json says.
+  std::optional<float> temperature, top_p, repetition_penalty;
+  std::optional<int> top_k;
+  std::optional<uint64_t> seed;
+  float min_p = 0, presence_penalty = 0, frequency_penalty = 0;
+};
+
+void add_flags(CLI::App& app, Flags& flags) {
+  app.add_option("--model", flags.folder, "checkpoint folder (default: the model that comes with the program)");
+  app.add_option("--image", flags.images, "picture file, file:// or data: URI; may be repeated");
+  auto* prompt = app.add_option("--prompt", flags.prompt, "the question; without it, questions are read from standard input");
+  app.add_option("--system", flags.system, "system message");
+  app.add_option("--messages", flags.messages, "JSON file: a list of chat messages, in place of --prompt, --image and --system")->excludes(prompt);
+  app.add_option("--max-tokens", flags.max_tokens, "longest reply, in tokens")->capture_default_str();
+  app.add_option("--context", flags.context, "tokens of prompt and reply to have memory for (default: what the prompt needs)");
+  app.add_option("--temperature", flags.temperature, "0: always the likeliest token");
+  app.add_option("--top-p", flags.top_p, "sample from the likeliest tokens that make up this share");
+  app.add_option("--top-k", flags.top_k, "sample from so many likeliest tokens; 0: all");
+  app.add_option("--min-p", flags.min_p, "drop tokens below this share of the likeliest one's probability")->capture_default_str();
+  app.add_option("--repetition-penalty", flags.repetition_penalty, "divides the logits of tokens already seen");
+  app.add_option("--presence-penalty", flags.presence_penalty, "subtracted from tokens already in the reply")->capture_default_str();
+  app.add_option("--frequency-penalty", flags.frequency_penalty, "the same, for each time they occur")->capture_default_str();
+  app.add_option("--logit-bias", flags.logit_bias, "TOKEN_ID=BIAS added to that token's logit; may be repeated");
+  app.add_option("--seed", flags.seed, "of the random numbers; same seed, same reply (default: random)");
+  app.add_option("--n", flags.replies, "replies to the one prompt; reply i uses seed + i")->capture_default_str();
+  app.add_option("--stop", flags.stops, "text that ends the reply; may be repeated");
+  app.add_option("--stop-token-id", flags.stop_ids, "token that ends the reply; may be repeated");
+  app.add_flag("--ignore-eos", flags.ignore_eos, "go on after end-of-sequence tokens, up to --max-tokens");
+  app.add_flag("--show-special-tokens", flags.show_special, "print special tokens too");
+  app.add_flag("--json", flags.as_json, "print one object: text, finish_reason, prompt_tokens, completion_tokens, timings");
+  flags.model.add(app);
+}
+
+uint64_t random_seed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+Result<std::vector<std::pair<int32_t, float>>> parse_bias(const std::vector<std::string>& items) {
+  std::vector<std::pair<int32_t, float>> result;
+  for (const std::string& item : items) {
+    int token = 0;
+    float bias = 0;
+    char rest = 0;
+    if (std::sscanf(item.c_str(), "%d=%f%c", &token, &bias, &rest) != 2) {
+      return make_error(ErrorCode::invalid_argument, "--logit-bias", "expected TOKEN_ID=BIAS, got \"{}\"", item);
+    }
+    result.emplace_back(token, bias);
+  }
+  return result;
+}
+
+Result<engine::SamplingParams> sampling_of(const Flags& flags, const model::GenerationDefaults& defaults) {
+  engine::SamplingParams sampling;
+  // A checkpoint that does not sample by default is greedy until a flag says otherwise.
+  sampling.temperature = flags.temperature.value_or(defaults.do_sample ? defaults.temperature : 0.0F);
+  sampling.top_k = flags.top_k.value_or(defaults.do_sample ? defaults.top_k : 0);
+  sampling.top_p = flags.top_p.value_or(defaults.do_sample ? defaults.top_p : 1.0F);
+  sampling.repetition_penalty = flags.repetition_penalty.value_or(defaults.repetition_penalty);
+  sampling.min_p = flags.min_p;
+  sampling.presence_penalty = flags.presence_penalty;
+  sampling.frequency_penalty = flags.frequency_penalty;
+  sampling.seed = flags.seed ? *flags.seed : random_seed();
+  KEYE_TRY(sampling.logit_bias, parse_bias(flags.logit_bias));
+  return sampling;
+}
+
+struct Answer {
+  std::string text;
+  std::string finish_reason;
+  int tokens = 0;
+};
+
+/// Holds the loaded model and a cache large enough for what has been asked so far.
+class Session {
+ public:
+  Session(const Flags& flags, engine::LoadedModel loaded) : flags_(flags), loaded_(std::move(loaded)) {}
+
+  /// Answers a conversation; `show` gets the first reply's text as it grows.
+  Result<std::vector<Answer>> answer(const prompt::Conversation& conversation, const std::function<void(std::string_view)>& show,
+                                     const std::stop_token& stop, engine::Timings& timings) {
+    engine::Request request;
+    KEYE_TRY(request.prompt, loaded_.prompts->build(conversation, {}));
+    KEYE_TRY(request.sampling, sampling_of(flags_, loaded_.generation));
+    request.stop = {.max_tokens = flags_.max_tokens, .strings = flags_.stops, .token_ids = loaded_.generation.eos_ids, .ignore_eos = flags_.ignore_eos};
+    request.stop.token_ids.insert(request.stop.token_ids.end(), flags_.stop_ids.begin(), flags_.stop_ids.end());
+    request.replies = flags_.replies;
+    request.skip_special_tokens = !flags_.show_special;
+    KEYE_TRY_VOID(reserve(request));
+    std::vector<Answer> answers(static_cast<size_t>(std::max(1, flags_.replies)));
+    auto sink = [&](const engine::TokenEvent& event) {
+      Answer& answer = answers[static_cast<size_t>(event.reply)];
+      answer.text += event.text;
+      if (event.token >= 0) ++answer.tokens;
+      if (event.finish) answer.finish_reason = std::string(engine::finish_reason_name(*event.finish));
+      if (event.reply == 0 && !event.text.empty()) show(event.text);
+    };
+    KEYE_TRY(timings, generator_->run(request, {.prefill_chunk = 512, .progress = generate_progress()}, sink, stop));
+    return answers;
+  }
+
+ private:
+  /// A cache for this request, or the one there is if it is large enough.
+  Result<void> reserve(const engine::Request& request) {
+    const int64_t context = loaded_.model->config().text.positions_max;
+    const int64_t length = static_cast<int64_t>(request.prompt.tokens.size());
+    const int64_t wanted = std::max<int64_t>(flags_.context, std::min(context, length + std::max(1, flags_.max_tokens)));
+    const int64_t pages = std::max(1, flags_.replies) * (wanted / ops::kPageTokens + 2);
+    if (generator_ && cache_->pages() >= pages) return {};
+    if (pages > (int64_t{1} << 24)) return make_error(ErrorCode::too_large, "context", "{} tokens for {} replies are too many", wanted, flags_.replies);
+    generator_.reset();
+    cache_ = std::make_unique<model::KvCache>(loaded_.model->kv_spec(), static_cast<int>(pages));
+    generator_ = std::make_unique<engine::Generator>(*loaded_.model, *cache_, loaded_.prompts->tokenizer());
+    return {};
+  }
+
+  const Flags& flags_;
+  engine::LoadedModel loaded_;
+  std::unique_ptr<model::KvCache> cache_;
+  std::unique_ptr<engine::Generator> generator_;
+};
+
+OrderedJson to_json(const std::vector<Answer>& answers, const engine::Timings& timings, double load_seconds) {
+  int tokens = 0;
+  for (const Answer& answer : answers) tokens += answer.tokens;
+  OrderedJson json = {{"text", answers[0].text}, {"finish_reason", answers[0].finish_reason}, {"prompt_tokens", timings.prompt_tokens}, {"completion_tokens", tokens}};
+  if (answers.size() > 1) {
+    for (const Answer& answer : answers) json["choices"].push_back({{"text", answer.text}, {"finish_reason", answer.finish_reason}, {"completion_tokens", answer.tokens}});
+  }
+  json["timings"] = {{"load_s", load_seconds}, {"vision_s", timings.vision}, {"prefill_s", timings.prefill}, {"decode_s", timings.decode}};
+  return json;
+}
+
+Result<int> answer_once(Session& session, const Flags& flags, const prompt::Conversation& conversation, double load_seconds, const std::stop_token& stop) {
+  engine::Timings timings;
+  const bool streams = !flags.as_json && flags.replies == 1;
+  auto show = [&](std::string_view text) {
+    if (streams && !write_stdout(text)) std::exit(kExitFailed);  // nobody reads any more
+  };
+  KEYE_TRY(const auto answers, session.answer(conversation, show, stop, timings));
+  if (flags.as_json) {
+    KEYE_TRY_VOID(write_stdout(to_json(answers, timings, load_seconds).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"));
+  } else if (streams) {
+    KEYE_TRY_VOID(write_stdout("\n"));
+  } else {
+    for (size_t i = 0; i < answers.size(); ++i) KEYE_TRY_VOID(write_stdout(fmt::format("[{}] {}\n", i + 1, answers[i].text)));
+  }
+  return stop.stop_requested() ? kExitFailed : kExitOk;
+}
+
+/// Questions from standard input, one a line, each answer becoming part of the conversation.
+Result<int> converse(Session& session, const Flags& flags, const std::stop_token& stop) {
+  const bool is_terminal = ::isatty(STDIN_FILENO) == 1;
+  text::Values messages;
+  if (!flags.system.empty()) messages.push_back(plain_message("system", flags.system));
+  std::vector<std::string> pictures = flags.images;
+  StdinLines lines;
+  std::string line;
+  if (is_terminal) std::fputs("Type a question; an empty line or Ctrl-D ends.\n", stderr);
+  while (!stop.stop_requested()) {
+    if (is_terminal) KEYE_TRY_VOID(write_stdout("> "));
+    KEYE_TRY(const bool has_line, lines.next(line, stop));
+    if (!has_line || line.empty()) break;
+    messages.push_back(user_message(pictures, line));
+    pictures.clear();
+    prompt::Conversation conversation;
+    conversation.messages = text::Value::list(messages);
+    engine::Timings timings;
+    auto show = [](std::string_view text) {
+      if (!write_stdout(text)) std::exit(kExitFailed);
+    };
+    KEYE_TRY(const auto answers, session.answer(conversation, show, stop, timings));
+    KEYE_TRY_VOID(write_stdout("\n"));
+    messages.push_back(plain_message("assistant", answers[0].text));
+  }
+  return stop.stop_requested() ? kExitFailed : kExitOk;
+}
+
+Result<int> run(const Flags& flags) {
+  const std::stop_token stop = interrupt_token();  // before any thread starts, so that all leave the signals to it
+  KEYE_TRY(const Path folder, model_folder(flags.folder));
+  const auto start = std::chrono::steady_clock::now();
+  KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(), .threads = flags.model.threads, .isa = flags.model.isa, .progress = load_progress()}));
+  const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Session session(flags, std::move(loaded));
+  if (!flags.messages.empty()) {
+    KEYE_TRY(const auto conversation, read_conversation(flags.messages, {}));
+    return answer_once(session, flags, conversation, load_seconds, stop);
+  }
+  if (flags.prompt.empty()) return converse(session, flags, stop);
+  text::Values messages;
+  if (!flags.system.empty()) messages.push_back(plain_message("system", flags.system));
+  messages.push_back(user_message(flags.images, flags.prompt));
+  prompt::Conversation conversation;
+  conversation.messages = text::Value::list(std::move(messages));
+  return answer_once(session, flags, conversation, load_seconds, stop);
+}
+
+}  // namespace
+
+int cmd_run(int argc, char** argv) {
+  CLI::App app("Answers a question, about pictures if there are any", "run");
+  Flags flags;
+  add_flags(app, flags);
+  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  if (!flags.messages.empty() && (!flags.images.empty() || !flags.system.empty())) {
+    return usage_error("run", "--messages holds the whole conversation; it cannot be combined with --image or --system");
+  }
+  if (flags.prompt.empty() && flags.messages.empty() && (flags.as_json || flags.replies != 1)) {
+    return usage_error("run", "--json and --n need --prompt or --messages");
+  }
+  const auto code = run(flags);
+  if (!code) clear_progress();
+  return code ? *code : report("run", code.error());
+}
+
+}  // namespace keye::cli

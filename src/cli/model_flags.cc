@@ -1,0 +1,90 @@
+#include "cli/model_flags.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <thread>
+
+namespace keye::cli {
+namespace {
+
+bool shows_progress() {
+  static const bool is_terminal = ::isatty(STDERR_FILENO) == 1;
+  return is_terminal;
+}
+
+void show(std::string_view what) {
+  std::fprintf(stderr, "\r\033[K%.*s", static_cast<int>(what.size()), what.data());
+  std::fflush(stderr);
+}
+
+}  // namespace
+
+void ModelFlags::add(CLI::App& app) {
+  app.add_option("--dtype", dtype_text, "of weights, activations and KV cache")->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
+  app.add_option("--threads", threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--isa", isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
+}
+
+Result<Path> model_folder(const std::string& given) {
+  if (!given.empty()) return Path(given);
+  std::error_code ignored;
+  const Path program = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  const Path candidates[] = {program / "../../models/keye-nano", program / "../share/keye/models/keye-nano", "models/keye-nano"};
+  for (const Path& candidate : candidates) {
+    if (std::filesystem::exists(candidate / "config.json", ignored)) return std::filesystem::canonical(candidate, ignored);
+  }
+  return make_error(ErrorCode::not_found, "models/keye-nano",
+                    "the model that comes with the program is not beside it; name a checkpoint folder with --model DIR");
+}
+
+void clear_progress() {
+  if (shows_progress()) show("");
+}
+
+model::LoadProgress load_progress() {
+  if (!shows_progress()) return {};
+  return [](size_t done, size_t total) {
+    show(fmt::format("loading {:.0f} %", 100.0 * static_cast<double>(done) / static_cast<double>(std::max<size_t>(total, 1))));
+    if (done >= total) clear_progress();
+  };
+}
+
+engine::Progress generate_progress() {
+  if (!shows_progress()) return {};
+  return [](std::string_view part, int64_t done, int64_t total) {
+    show(fmt::format("{} {} of {}", part, done, total));
+    if (done >= total) clear_progress();
+  };
+}
+
+std::function<void(std::string_view)> bench_progress() {
+  if (!shows_progress()) return {};
+  return [](std::string_view what) { show(fmt::format("measuring: {}", what)); };
+}
+
+std::stop_token interrupt_token() {
+  // Signals are taken by a thread of their own, so that stopping is ordinary code.
+  static std::stop_source source;
+  static const bool started = [] {
+    static sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    std::thread([] {
+      int signal = 0;
+      ::sigwait(&signals, &signal);
+      source.request_stop();
+      ::sigwait(&signals, &signal);
+      ::_exit(128 + signal);
+    }).detach();
+    return true;
+  }();
+  (void)started;
+  return source.get_token();
+}
+
+}  // namespace keye::cli

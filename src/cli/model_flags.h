@@ -1,0 +1,38 @@
+// Flags and habits that the commands which load a model share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <stop_token>
+#include <string>
+
+#include "base/file.h"
+#include "engine/generate.h"
+#include "model/weights.h"
+#include "tensor/dtype.h"
+
+namespace keye::cli {
+
+struct ModelFlags {
+  std::string dtype_text = "bf16";
+  std::string isa;
+  int threads = 0;
+
+  void add(CLI::App& app);
+  DType dtype() const { return dtype_text == "f32" ? DType::f32 : DType::bf16; }
+};
+
+/// The folder to use: `given`, or the model that comes with the program. Errors: not_found.
+Result<Path> model_folder(const std::string& given);
+
+/// Progress lines on standard error, if that is a terminal; otherwise empty functions.
+model::LoadProgress load_progress();
+engine::Progress generate_progress();
+std::function<void(std::string_view)> bench_progress();
+/// Takes a progress line away again.
+void clear_progress();
+
+/// A token that Ctrl-C (or SIGTERM) stops; a second one ends the program at once.
+std::stop_token interrupt_token();
+
+}  // namespace keye::cli

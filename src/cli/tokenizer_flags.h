@@ -1,0 +1,20 @@
+// --model and --tokenizer: where `tokenize` and `detokenize` take their tokenizer from.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "text/tokenizer.h"
+
+namespace keye::cli {
+
+struct TokenizerFlags {
+  std::string model;      // a folder with a tokenizer.json
+  std::string tokenizer;  // or the file itself
+
+  /// Adds both to the command, of which one must then be given.
+  void add_to(CLI::App& app);
+  Result<text::Tokenizer> load() const;
+};
+
+}  // namespace keye::cli

@@ -1,0 +1,56 @@
+// Speed of a model beside the limits of the machine, measured in the same run.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "model/model.h"
+
+namespace keye::engine {
+
+struct BenchOptions {
+  int prompt = 512;         // tokens before decoding starts, of each sequence
+  int generate = 32;        // decode steps
+  int batch = 1;            // sequences that decode together
+  int repeat = 3;           // of everything; medians are reported
+  int threads = 0;          // as the backend's
+  std::string isa;
+  DType dtype = DType::bf16;
+  int image_height = 0;     // pixels; 0: no vision measurement
+  int image_width = 0;
+};
+
+struct BenchLimits {
+  double read_bytes_per_s = 0;  // of memory, all threads
+  double peak_flops = 0;        // multiply-adds of the dtype, all threads; a multiply-add counts as two
+};
+
+struct BenchPhase {
+  double seconds = 0;           // median of the repeats
+  double tokens = 0;            // of one repeat
+  double flops = 0;             // of one repeat
+  double bytes = 0;             // that one repeat must read: weights and KV
+  double tokens_per_s() const { return tokens / seconds; }
+  double flops_per_s() const { return flops / seconds; }
+  double bytes_per_s() const { return bytes / seconds; }
+};
+
+struct BenchReport {
+  BenchPhase prefill;
+  BenchPhase decode;
+  std::optional<BenchPhase> vision;  // tokens are patches
+  BenchLimits limits;
+  std::string backend;
+};
+
+/// Called with what is being measured.
+using BenchProgress = std::function<void(std::string_view)>;
+
+/// `model` runs on `backend` with options.dtype. Errors: invalid_argument (a size that the model cannot take).
+Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const BenchOptions& options,
+                              const BenchProgress& progress);
+
+}  // namespace keye::engine
