@@ -64,6 +64,7 @@ void paged_attention(Backend& backend, const PagedAttention& op) {
   KEYE_CHECK(op.k.heads == op.v.heads && h % op.k.heads == 0, "{} query heads over {} key and {} value heads", h,
              op.k.heads, op.v.heads);
   check_view("out", op.out, {n, h * d}, {op.q.dtype});
+  KEYE_CHECK(op.scale > 0, "scale {}", op.scale);
   for (const SequenceRows& s : op.sequences) {
     KEYE_CHECK(s.first_row >= 0 && s.rows >= 0 && s.first_row + s.rows <= n, "rows [{}, +{}) of {}", s.first_row,
                s.rows, n);
@@ -89,6 +90,7 @@ void vision_attention(Backend& backend, const VisionAttention& op) {
   check_view("cos", op.cos, {p, d / 2}, {DType::f32});
   check_view("sin", op.sin, {p, d / 2}, {DType::f32});
   check_view("out", op.out, {p, op.heads * d}, {op.out.dtype});
+  KEYE_CHECK(op.scale > 0, "scale {}", op.scale);
   KEYE_CHECK(!op.segments.empty() && op.segments.front() == 0 && op.segments.back() == p,
              "the segments' offsets do not run from 0 to {}", p);
   for (size_t i = 1; i < op.segments.size(); ++i) {

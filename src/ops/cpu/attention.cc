@@ -112,7 +112,8 @@ class PagedRun {
     const Tile& t = tiles_[tile];
     float* first = state(t.unit, head);
     for (int64_t i = 1; i < t.units; ++i) {
-      kernels_.combine(first, state(t.unit + i, head), t.tokens * heads_of(head).count, dim_);
+      kernels_.combine(first, state(t.unit + i, head), t.tokens * heads_of(head).count, dim_,
+                       scale_for_powers_of_two(op_.scale));
     }
     write(t, head, first);
   }

@@ -28,20 +28,25 @@ struct Lanes {
     return {_mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit)))};
   }
   Lanes power_of_two() const {
-    const __m256 least = _mm256_set1_ps(-126.0F);
-    const __m256 x = _mm256_max_ps(v, least);
-    const __m256 whole = _mm256_floor_ps(x);
-    const __m256 fraction = _mm256_sub_ps(x, whole);
-    __m256 p = _mm256_set1_ps(0.0018671303987503052F);
-    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.009017029777169228F));
-    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.05579991266131401F));
-    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.24016444385051727F));
-    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.6931512951850891F));
+    const __m256 magic = _mm256_set1_ps(12582912.0F);  // adding 1.5 * 2^23 rounds to a whole number, in the lowest bits
+    const __m256 x = _mm256_max_ps(_mm256_set1_ps(-127.0F), v);
+    const __m256 rounded = _mm256_add_ps(x, magic);
+    const __m256 fraction = _mm256_sub_ps(x, _mm256_sub_ps(rounded, magic));
+    __m256 p = _mm256_set1_ps(0.001326472731307149F);
+    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.009671512991189957F));
+    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.05550733581185341F));
+    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.24022242426872253F));
+    p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(0.6931470036506653F));
     p = _mm256_fmadd_ps(p, fraction, _mm256_set1_ps(1.0F));
-    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
-    const __m256 power = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
-    return {_mm256_andnot_ps(_mm256_cmp_ps(v, least, _CMP_LT_OQ), power)};
+    const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(rounded), 23);
+    return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent))};
   }
+  Lanes with(int r, float x) const {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i here = _mm256_cmpeq_epi32(lane, _mm256_set1_epi32(r));
+    return {_mm256_blendv_ps(v, _mm256_set1_ps(x), _mm256_castsi256_ps(here))};
+  }
+  Lanes splat_of(int r) const { return {_mm256_permutevar8x32_ps(v, _mm256_set1_epi32(r))}; }
   float largest() const {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -71,6 +76,7 @@ struct Lanes {
   friend Lanes operator*(Lanes a, Lanes b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend Lanes operator/(Lanes a, Lanes b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend Lanes max(Lanes a, Lanes b) { return {_mm256_max_ps(a.v, b.v)}; }
+  friend Lanes fused_minus(Lanes a, Lanes b, Lanes c) { return {_mm256_fmsub_ps(a.v, b.v, c.v)}; }
   friend Lanes fused(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 };
 

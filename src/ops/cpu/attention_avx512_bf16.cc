@@ -25,8 +25,11 @@ struct DotProduct {
   }
   static __m512 broadcast(const float* p, int) { return _mm512_set1_ps(*p); }
   static void add(Lanes& sum, __m512 a, __m512 b) { sum.v = _mm512_dpbf16_ps(sum.v, (__m512bh)a, (__m512bh)b); }
-  static void store_weights(float* row, int i, Lanes weights) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + i / 2), (__m256i)_mm512_cvtneps_pbh(weights.v));
+  static void store_weights(float* row, const Lanes (&weights)[kPage / kLanes]) {
+    for (int n = 0; n < kPage / kLanes; n += 2) {
+      const __m512bh pairs = _mm512_cvtne2ps_pbh(weights[n + 1].v, weights[n].v);
+      _mm512_storeu_si512(row + n / 2 * kLanes, (__m512i)pairs);
+    }
   }
 };
 

@@ -14,6 +14,8 @@ inline constexpr int kChunkPages = 16;
 
 /// Query rows in a tile: enough that a page, once in the cache, is used many times.
 inline constexpr int kTileRows = 48;
+/// Blocks of rows in a tile, at most; every instruction set makes them of four rows or more where it can.
+inline constexpr int kTileBlocks = kTileRows / 4;
 
 /// Floats from one row's mix to the next: whole registers.
 static constexpr size_t mix_stride(int dim) { return (static_cast<size_t>(dim) + 15) / 16 * 16; }
@@ -25,7 +27,7 @@ inline constexpr float kNoMaximum = -3.4028234663852886e38F;
 static constexpr size_t state_stride(int dim) { return kStateMix + mix_stride(dim); }
 
 /// Floats of scratch for a tile.
-static constexpr size_t attention_work_floats(int dim) { return kTileRows * (1 + 16 + mix_stride(dim)) + 16; }
+static constexpr size_t attention_work_floats(int dim) { return kTileBlocks * 16 + kTileRows * (16 + mix_stride(dim)); }
 
 /// A tile's rows are cut into blocks as even as can be, of at most `block_max` rows. Block i holds the rows
 /// [row_of_block(i), row_of_block(i + 1)).
@@ -60,7 +62,7 @@ struct AttentionKernels {
 
   void (*attend)(const AttentionTile& tile);
   /// Combines the state of later chunks into that of earlier ones.
-  void (*combine)(float* state, const float* later, int rows, int dim);
+  void (*combine)(float* state, const float* later, int rows, int dim, float scale);
   /// Divides the mixes by their sums; rows without keys become zero.
   void (*finish)(float* state, int rows, int dim);
   /// Rotates the pairs (i, i + dim/2), in place.

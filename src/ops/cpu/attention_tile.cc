@@ -45,7 +45,7 @@ TileScratch::TileScratch(void* memory, int dim) {
   carve(state, kTileRows * state_stride(dim));
   carve(q, static_cast<size_t>(kTileRows) * static_cast<size_t>(dim));
   carve(row, static_cast<size_t>(dim));
-  carve(heads, static_cast<size_t>(kTileRows) * static_cast<size_t>(dim));
+  carve(rounded, static_cast<size_t>(dim));
   carve(queries, kTileRows);
   carve(limits, kTileRows);
   carve(selection, kTileRows);

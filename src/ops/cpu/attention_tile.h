@@ -23,7 +23,7 @@ struct TileScratch {
   float* state = nullptr;                // AttentionTile's
   float* q = nullptr;                    // the packed queries
   float* row = nullptr;                  // one head
-  float* heads = nullptr;                // [kTileRows][dim]
+  float* rounded = nullptr;              // one head, in any dtype
   const void** queries = nullptr;        // [kTileRows]
   int32_t* limits = nullptr;             // [kTileRows]
   const uint64_t** selection = nullptr;  // [kTileRows]

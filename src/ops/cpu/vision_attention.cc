@@ -32,16 +32,16 @@ class VisionRun {
     }
   }
 
-  int64_t page_items() const { return pages_ * op_.heads; }
+  int64_t page_items() const { return pages_; }
   int64_t tile_items() const { return tiles_ * op_.heads; }
 
-  size_t shared_bytes() const { return lists_bytes() + static_cast<size_t>(page_items()) * 2 * block_bytes(); }
+  size_t shared_bytes() const { return lists_bytes() + static_cast<size_t>(2 * op_.heads * pages_) * block_bytes(); }
   void use_shared(void* memory) {
     page_list_ = static_cast<Piece*>(memory);
     tile_list_ = page_list_ + pages_;
     first_pages_ = reinterpret_cast<int64_t*>(tile_list_ + tiles_);
     keys_ = static_cast<std::byte*>(memory) + lists_bytes();
-    values_ = keys_ + static_cast<size_t>(page_items()) * block_bytes();
+    values_ = keys_ + static_cast<size_t>(op_.heads * pages_) * block_bytes();
     Piece* page = page_list_;
     Piece* tile = tile_list_;
     for (size_t s = 0; s + 1 < op_.segments.size(); ++s) {
@@ -59,18 +59,24 @@ class VisionRun {
     }
   }
 
+  /// Packs a page of keys and values, for every head, and leaves the rotated queries in `out`, where the tile that
+  /// replaces them with their results will find them.
   void pack_page(int64_t item, const TileScratch& scratch) const {
-    const int64_t head = item / pages_;
-    const Piece& page = page_list_[item % pages_];
-    std::byte* keys = keys_ + static_cast<size_t>(item) * block_bytes();
-    std::byte* values = values_ + static_cast<size_t>(item) * block_bytes();
-    if (page.count < kPageTokens) {
-      std::memset(keys, 0, block_bytes());
-      std::memset(values, 0, block_bytes());
-    }
+    const Piece& page = page_list_[item];
     for (int i = 0; i < page.count; ++i) {
-      write_key(op_.out.dtype, dim_, load(page.first + i, 1, head, scratch.row, scratch.heads), keys, i);
-      write_value(op_.out.dtype, dim_, load(page.first + i, 2, head, scratch.row, scratch.heads), values, i);
+      const int64_t patch = page.first + i;
+      for (int64_t head = 0; head < op_.heads; ++head) {
+        const size_t block = static_cast<size_t>(head * pages_ + item) * block_bytes();
+        if (i == 0 && page.count < kPageTokens) {
+          std::memset(keys_ + block, 0, block_bytes());
+          std::memset(values_ + block, 0, block_bytes());
+        }
+        load(patch, 0, head, scratch.row, out_head(patch, head));
+        load(patch, 1, head, scratch.row, scratch.rounded);
+        write_key(op_.out.dtype, dim_, scratch.rounded, keys_ + block, i);
+        load(patch, 2, head, scratch.row, scratch.rounded);
+        write_value(op_.out.dtype, dim_, scratch.rounded, values_ + block, i);
+      }
     }
   }
 
@@ -80,8 +86,7 @@ class VisionRun {
     const auto segment = static_cast<size_t>(piece.segment);
     const int32_t keys = op_.segments[segment + 1] - op_.segments[segment];
     for (int r = 0; r < piece.count; ++r) {
-      scratch.queries[r] =
-          load(piece.first + r, 0, head, scratch.row, scratch.heads + static_cast<ptrdiff_t>(r) * dim_);
+      scratch.queries[r] = out_head(piece.first + r, head);
       scratch.limits[r] = keys;
     }
     pack_queries(kernels_, row_kernels_, op_.out.dtype, piece.count, dim_, scratch);
@@ -101,10 +106,8 @@ class VisionRun {
     kernels_.attend(tile);
     kernels_.finish(scratch.state, piece.count, dim_);
     for (int r = 0; r < piece.count; ++r) {
-      std::byte* out = static_cast<std::byte*>(op_.out.data) + (int64_t{piece.first + r} * op_.heads + head) * dim_ *
-                                                                   static_cast<int64_t>(dtype_bytes(op_.out.dtype));
-      write_head(row_kernels_, op_.out.dtype, dim_,
-                 scratch.state + static_cast<size_t>(r) * state_stride(dim_) + kStateMix, out);
+      const float* mix = scratch.state + static_cast<size_t>(r) * state_stride(dim_) + kStateMix;
+      write_head(row_kernels_, op_.out.dtype, dim_, mix, out_head(piece.first + r, head));
     }
   }
 
@@ -117,22 +120,29 @@ class VisionRun {
     return (bytes + 63) / 64 * 64;
   }
 
-  /// A head of a patch's q (0), k (1) or v (2), rotated unless it is v, in out's dtype, written to `out` [dim].
-  const void* load(int64_t patch, int which, int64_t head, float* row, void* out) const {
-    const auto* from =
-        static_cast<const std::byte*>(op_.qkv.data) +
-        ((patch * 3 + which) * op_.heads + head) * dim_ * static_cast<int64_t>(dtype_bytes(op_.qkv.dtype));
-    if (which == 2 && op_.qkv.dtype == op_.out.dtype) return from;
+  void* out_head(int64_t patch, int64_t head) const {
+    return static_cast<std::byte*>(op_.out.data) +
+           (patch * op_.heads + head) * dim_ * static_cast<int64_t>(dtype_bytes(op_.out.dtype));
+  }
+
+  /// A head of a patch's q (0), k (1) or v (2), rotated unless it is v, to `to` in out's dtype.
+  void load(int64_t patch, int which, int64_t head, float* row, void* to) const {
+    const size_t bytes = static_cast<size_t>(dim_) * dtype_bytes(op_.qkv.dtype);
+    const auto* from = static_cast<const std::byte*>(op_.qkv.data) +
+                       static_cast<size_t>((patch * 3 + which) * op_.heads + head) * bytes;
+    if (which == 2 && op_.qkv.dtype == op_.out.dtype) {
+      std::memcpy(to, from, bytes);
+      return;
+    }
     if (op_.qkv.dtype == DType::f32) {
-      std::memcpy(row, from, static_cast<size_t>(dim_) * sizeof(float));
+      std::memcpy(row, from, bytes);
     } else {
       row_kernels_.widen_bf16(reinterpret_cast<const uint16_t*>(from), row, dim_);
     }
     if (which != 2) {
       kernels_.rotate(row, op_.cos.as<float>() + patch * (dim_ / 2), op_.sin.as<float>() + patch * (dim_ / 2), dim_);
     }
-    write_head(row_kernels_, op_.out.dtype, dim_, row, out);
-    return out;
+    write_head(row_kernels_, op_.out.dtype, dim_, row, to);
   }
 
   const VisionAttention& op_;
