@@ -415,7 +415,40 @@ def tiff_raw(rng: random.Random) -> bytes:
     return bytes(out + struct.pack(order + "H", len(tags)) + entries + b"\0\0\0\0")
 
 
-KINDS = {"jpeg": jpeg, "webp": webp, "gif": gif, "png": png, "bmp": bmp_pil, "tiff": tiff_pil, "png raw": png_raw, "bmp raw": bmp_raw, "tiff raw": tiff_raw}
+def tiff_ycbcr(rng: random.Random) -> bytes:
+    """Subsampled YCbCr: the luma of each little block, then one Cb and one Cr."""
+    across, down = rng.choice([(1, 1), (2, 1), (2, 2), (4, 2), (4, 4)])
+    height, width = size(rng)
+    generator = np.random.default_rng(rng.getrandbits(32))
+    columns = -(-width // across)
+    rows_per_strip = down * rng.randrange(1, 5)
+    blocks = []
+    for y in range(0, height, rows_per_strip):
+        rows = -(-min(rows_per_strip, height - y) // down)
+        flat = generator.integers(0, 256, (rows * columns, across * down + 2), np.uint8)
+        blocks.append(zlib.compress(flat.tobytes()))
+    out = bytearray(struct.pack("<2sHI", b"II", 42, 0))
+    places = []
+    for data in blocks:
+        places.append(len(out))
+        out += data
+    out += b"\0" * (len(out) % 2)
+    tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [8], 262: [6], 273: places, 277: [3], 278: [rows_per_strip],
+            279: [len(b) for b in blocks], 530: [across, down]}
+    entries = b""
+    for tag, numbers in sorted(tags.items()):
+        kind = "I" if tag in (256, 257, 273, 278, 279) else "H"
+        body = struct.pack(f"<{len(numbers)}{kind}", *numbers)
+        if len(body) > 4:
+            where = len(out)
+            out += body + b"\0" * (len(body) % 2)
+            body = struct.pack("<I", where)
+        entries += struct.pack("<HHI", tag, 3 if kind == "H" else 4, len(numbers)) + body.ljust(4, b"\0")
+    struct.pack_into("<I", out, 4, len(out))
+    return bytes(out + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0")
+
+
+KINDS = {"jpeg": jpeg, "webp": webp, "gif": gif, "png": png, "bmp": bmp_pil, "tiff": tiff_pil, "png raw": png_raw, "bmp raw": bmp_raw, "tiff raw": tiff_raw, "tiff ycc": tiff_ycbcr}
 
 
 def expected(data: bytes):

@@ -35,9 +35,9 @@ Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, co
   const int width = image.width;
   KEYE_TRY(prompt::ImagePatches patches, processor.prepare(std::move(image), options));
   const int patch = processor.config().patch_size;
-  KEYE_TRY_VOID(write_stdout(fmt::format("{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n",
-                                         shown(reference), height, width, patches.grid_h * patch, patches.grid_w * patch,
-                                         patches.grid_h, patches.grid_w, processor.tokens(patches))));
+  KEYE_TRY_VOID(write_stdout(fmt::format(
+      "{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n", shown(reference), height, width,
+      patches.grid_h * patch, patches.grid_w * patch, patches.grid_h, patches.grid_w, processor.tokens(patches))));
   return patches;
 }
 
@@ -83,8 +83,10 @@ Result<void> preprocess(const Flags& flags) {
 int cmd_preprocess(int argc, char** argv) {
   Flags flags;
   CLI::App app(
-      "Decodes pictures, resizes them as the model's preprocessor_config.json says and cuts them into patches: what the "
-      "vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 [pictures, 3]).",
+      "Decodes pictures, resizes them as the model's preprocessor_config.json says and cuts them into patches: what "
+      "the "
+      "vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 [pictures, "
+      "3]).",
       "keye preprocess");
   app.add_option("--model", flags.model, "Folder of the checkpoint")->required()->type_name("DIR");
   app.add_option("--image", flags.images, "A picture: a path, a file:// or a data: URI; may be given again")
@@ -97,8 +99,9 @@ int cmd_preprocess(int argc, char** argv) {
   app.add_option("--min-pixels", flags.min_pixels, "Smaller pictures are enlarged (default: 3136)")
       ->check(pixels)
       ->type_name("N");
-  app.add_option("--max-pixels", flags.max_pixels, "Larger pictures are shrunk, before the checkpoint's own limit "
-                                                   "(default: 16056320)")
+  app.add_option("--max-pixels", flags.max_pixels,
+                 "Larger pictures are shrunk, before the checkpoint's own limit "
+                 "(default: 16056320)")
       ->check(pixels)
       ->type_name("N");
   if (const std::optional<int> exit_code = parse_flags(app, argc, argv)) return *exit_code;

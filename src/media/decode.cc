@@ -11,12 +11,18 @@ namespace {
 
 Result<Image> decode(ImageFormat format, Bytes bytes, Size size) {
   switch (format) {
-    case ImageFormat::jpeg: return decode_jpeg(bytes, size);
-    case ImageFormat::png: return decode_png(bytes, size);
-    case ImageFormat::webp: return decode_webp(bytes, size);
-    case ImageFormat::gif: return decode_gif(bytes, size);
-    case ImageFormat::bmp: return decode_bmp(bytes, size);
-    case ImageFormat::tiff: return decode_tiff(bytes, size);
+    case ImageFormat::jpeg:
+      return decode_jpeg(bytes, size);
+    case ImageFormat::png:
+      return decode_png(bytes, size);
+    case ImageFormat::webp:
+      return decode_webp(bytes, size);
+    case ImageFormat::gif:
+      return decode_gif(bytes, size);
+    case ImageFormat::bmp:
+      return decode_bmp(bytes, size);
+    case ImageFormat::tiff:
+      return decode_tiff(bytes, size);
   }
   KEYE_CHECK(false, "format {}", static_cast<int>(format));
 }

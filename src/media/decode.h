@@ -14,8 +14,8 @@ namespace keye::media {
 /// JPEG's taken as inverted; colour profiles and gamma are ignored. Orientation is applied for TIFF and ignored for all
 /// others, EXIF in JPEG included.
 ///
-/// Limits are checked against the header before anything is allocated. A truncated file is an error, not half a picture.
-/// Errors: unsupported, too_large, corrupt_data.
+/// Limits are checked against the header before anything is allocated. A truncated file is an error, not half a
+/// picture. Errors: unsupported, too_large, corrupt_data.
 Result<Image> decode_image(Bytes bytes, const MediaLimits& limits);
 
 }  // namespace keye::media

@@ -119,10 +119,14 @@ Result<Layout> read_layout(const ByteReader& in) {
     case 8:
       if (layout.colors == 0) layout.colors = 1U << layout.bits;
       break;
-    case 16: layout.packing = Packing::bgr15; break;
+    case 16:
+      layout.packing = Packing::bgr15;
+      break;
     case 24:
-    case 32: break;
-    default: return unsupported("{} bits a pixel", layout.bits);
+    case 32:
+      break;
+    default:
+      return unsupported("{} bits a pixel", layout.bits);
   }
   if (layout.compression == kBitfields) {
     KEYE_TRY_VOID(read_masks(in, header_bytes, layout));
@@ -150,12 +154,17 @@ Result<Layout> read_layout(const ByteReader& in) {
 size_t packed_bits(Packing packing, int bits) {
   switch (packing) {
     case Packing::bits1:
-    case Packing::indices1: return 1;
-    case Packing::indices4: return 4;
-    case Packing::indices8: return 8;
+    case Packing::indices1:
+      return 1;
+    case Packing::indices4:
+      return 4;
+    case Packing::indices8:
+      return 8;
     case Packing::bgr15:
-    case Packing::bgr16: return 16;
-    case Packing::bytes: break;
+    case Packing::bgr16:
+      return 16;
+    case Packing::bytes:
+      break;
   }
   return static_cast<size_t>(bits);
 }
@@ -170,9 +179,12 @@ void convert_row(const uint8_t* in, const Layout& layout, uint8_t* out, int widt
     case Packing::bits1:
       for (int x = 0; x < width; ++x) std::memset(out + 3 * x, packed_value(in, x, 1) * 255, 3);
       return;
-    case Packing::indices1: return indexed(1);
-    case Packing::indices4: return indexed(4);
-    case Packing::indices8: return indexed(8);
+    case Packing::indices1:
+      return indexed(1);
+    case Packing::indices4:
+      return indexed(4);
+    case Packing::indices8:
+      return indexed(8);
     case Packing::bgr15:
     case Packing::bgr16: {
       const int green_bits = layout.packing == Packing::bgr15 ? 5 : 6;

@@ -14,8 +14,10 @@
 namespace keye::media {
 namespace {
 
-/// A progressive file may hold any number of scans over all its pixels; real ones have about ten.
-constexpr int kScansMax = 100;
+/// A progressive file may hold any number of scans over all its pixels; real ones have about ten. This is scans times
+/// pixels: 20 scans of the largest picture.
+constexpr int64_t kScannedPixelsMax = int64_t{20} * 178'956'970;
+constexpr int kScansMax = 200;
 
 /// What the library calls back into. longjmp leaves only frames of the library and of `run_steps`, which hold nothing
 /// that needs a destructor.
@@ -57,8 +59,10 @@ void on_skip(j_decompress_ptr library, long count) {
 
 void on_progress(j_common_ptr library) {
   Session& session = session_of(library);
-  if (session.library.input_scan_number > kScansMax) {
-    std::snprintf(session.message, sizeof session.message, "it has more than %d scans", kScansMax);
+  const int scans = session.library.input_scan_number;
+  const int64_t pixels = int64_t{session.library.image_height} * session.library.image_width;
+  if (scans > kScansMax || scans * pixels > kScannedPixelsMax) {
+    std::snprintf(session.message, sizeof session.message, "it has %d scans or more: too many", scans);
     std::longjmp(session.escape, 1);
   }
 }
@@ -153,10 +157,14 @@ Result<Image> decode_jpeg(Bytes bytes, Size size) {
   Image image(size.height, size.width);
   std::vector<uint8_t> row(static_cast<size_t>(size.width) * 4);
   switch (run_steps(*session, image, row.data())) {
-    case Outcome::done: return image;
-    case Outcome::truncated: return make_error(ErrorCode::corrupt_data, "JPEG", "the file is truncated");
-    case Outcome::failed: return make_error(ErrorCode::corrupt_data, "JPEG", "{}", session->message);
-    case Outcome::other_size: break;
+    case Outcome::done:
+      return image;
+    case Outcome::truncated:
+      return make_error(ErrorCode::corrupt_data, "JPEG", "the file is truncated");
+    case Outcome::failed:
+      return make_error(ErrorCode::corrupt_data, "JPEG", "{}", session->message);
+    case Outcome::other_size:
+      break;
   }
   return make_error(ErrorCode::corrupt_data, "JPEG", "two frame headers of different sizes");
 }

@@ -14,8 +14,8 @@
 namespace keye::media {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::bytes_of;
+using ::testing::HasSubstr;
 using testing::sha256;
 
 const Path kPictures = "tests/golden/pictures";
@@ -152,9 +152,8 @@ std::string resized_header(const std::string& file, const Header& header, uint32
 }
 
 TEST(Decode, LyingSizesAreRefusedBeforeMemoryIsTaken) {
-  constexpr Header kHeaders[] = {{"png_raw_00.png", 16, 20, 4, true},
-                                 {"bmp_00.bmp", 18, 22, 4, false},
-                                 {"gif_00.gif", 6, 8, 2, false}};
+  constexpr Header kHeaders[] = {
+      {"png_raw_00.png", 16, 20, 4, true}, {"bmp_00.bmp", 18, 22, 4, false}, {"gif_00.gif", 6, 8, 2, false}};
   for (const Header& header : kHeaders) {
     SCOPED_TRACE(header.prefix);
     const std::string file = read_file(kPictures / header.prefix).value();
@@ -186,11 +185,13 @@ TEST(Decode, LyingJpegWebpAndTiffSizes) {
   jpeg.replace(frame + 5, 4, std::string(4, '\0'));
   EXPECT_EQ(decode_image(bytes_of(jpeg), {}).error().code, ErrorCode::corrupt_data);
 
-  const std::string webp = std::string("RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xff\xff\xff\xff\xff\xff", 30) + "VP8 ";
+  const std::string webp =
+      std::string("RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xff\xff\xff\xff\xff\xff", 30) + "VP8 ";
   EXPECT_EQ(decode_image(bytes_of(webp), {}).error().code, ErrorCode::too_large);
 
   // A directory of two entries: width and height, 4 bytes each.
-  const std::string tiff("II\x2a\0\x08\0\0\0\x02\0\0\x01\x04\0\1\0\0\0\xff\xff\xff\x7f\x01\x01\x04\0\1\0\0\0\xff\xff\xff\x7f\0\0\0\0", 38);
+  const std::string tiff(
+      "II\x2a\0\x08\0\0\0\x02\0\0\x01\x04\0\1\0\0\0\xff\xff\xff\x7f\x01\x01\x04\0\1\0\0\0\xff\xff\xff\x7f\0\0\0\0", 38);
   EXPECT_EQ(decode_image(bytes_of(tiff), {}).error().code, ErrorCode::too_large);
 }
 
@@ -226,9 +227,15 @@ TEST(Sniff, NamesWhatIsNotSupported) {
     return sniff_image(std::as_bytes(std::span(bytes))).error().message;
   };
   using namespace std::string_view_literals;
-  EXPECT_THAT(message("\0\0\0\x20""ftypavif"sv), HasSubstr("AVIF"));
-  EXPECT_THAT(message("\0\0\0\x20""ftypheic"sv), HasSubstr("HEIC"));
-  EXPECT_THAT(message("\0\0\0\x20""ftypisom"sv), HasSubstr("MP4"));
+  EXPECT_THAT(message("\0\0\0\x20"
+                      "ftypavif"sv),
+              HasSubstr("AVIF"));
+  EXPECT_THAT(message("\0\0\0\x20"
+                      "ftypheic"sv),
+              HasSubstr("HEIC"));
+  EXPECT_THAT(message("\0\0\0\x20"
+                      "ftypisom"sv),
+              HasSubstr("MP4"));
   EXPECT_THAT(message("8BPS\0\1"sv), HasSubstr("PSD"));
   EXPECT_THAT(message("<!DOCTYPE html>"sv), HasSubstr("HTML"));
   EXPECT_THAT(message(""sv), HasSubstr("empty"));

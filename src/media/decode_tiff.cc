@@ -1,4 +1,4 @@
-// TIFF through libtiff: the first directory, strips or tiles, in whatever compression libtiff was built with.
+// TIFF through libtiff: the first directory, strips or tiles.
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -83,9 +83,7 @@ TiffTags read_tags(TIFF* tiff, const TiffDirectory& directory) {
   };
   TiffTags tags;
   tags.compression = number(TIFFTAG_COMPRESSION, 1);
-  tags.photometric = tags.compression == COMPRESSION_OJPEG
-                         ? PHOTOMETRIC_YCBCR
-                         : static_cast<int>(directory.value(TIFFTAG_PHOTOMETRIC).value_or(0));
+  tags.photometric = static_cast<int>(directory.value(TIFFTAG_PHOTOMETRIC).value_or(0));
   tags.planar = number(TIFFTAG_PLANARCONFIG, 1);
   tags.fill_order = number(TIFFTAG_FILLORDER, 1);
   tags.bits = number(TIFFTAG_BITSPERSAMPLE, 1);
@@ -110,6 +108,23 @@ Result<Palette> read_palette(TIFF* tiff, int bits) {
     for (size_t c = 0; c < 3; ++c) palette[i][c] = static_cast<uint8_t>(channels[c][i] >> 8);
   }
   return palette;
+}
+
+/// Those that PIL opens, without old-style JPEG (6): its files are rare, ambiguous and a known source of trouble.
+Result<void> check_compression(int compression) {
+  constexpr uint16_t kRead[] = {COMPRESSION_NONE,          COMPRESSION_CCITTRLE,  COMPRESSION_CCITTFAX3,
+                                COMPRESSION_CCITTFAX4,     COMPRESSION_LZW,       COMPRESSION_JPEG,
+                                COMPRESSION_ADOBE_DEFLATE, COMPRESSION_CCITTRLEW, COMPRESSION_PACKBITS,
+                                COMPRESSION_THUNDERSCAN,   COMPRESSION_DEFLATE,   COMPRESSION_LZMA,
+                                COMPRESSION_ZSTD,          COMPRESSION_WEBP};
+  for (const uint16_t read : kRead) {
+    if (compression == read && TIFFIsCODECConfigured(read)) return {};
+  }
+  return make_error(
+      ErrorCode::unsupported, "TIFF",
+      "compression {}; supported are none, CCITT, LZW, JPEG (7), Deflate, PackBits, ThunderScan and, where "
+      "libtiff has them, LZMA, Zstandard and WebP",
+      compression);
 }
 
 class Decoder {
@@ -144,7 +159,8 @@ class Decoder {
       TIFFGetField(tiff_, TIFFTAG_ROWSPERSTRIP, &block_height);
       block_height = std::min(block_height, static_cast<uint32_t>(image_.height));
     }
-    const auto block_bytes = static_cast<size_t>(std::max<tmsize_t>(0, tiled ? TIFFTileSize(tiff_) : TIFFStripSize(tiff_)));
+    const auto block_bytes =
+        static_cast<size_t>(std::max<tmsize_t>(0, tiled ? TIFFTileSize(tiff_) : TIFFStripSize(tiff_)));
     const auto row_bytes =
         static_cast<size_t>(std::max<tmsize_t>(0, tiled ? TIFFTileRowSize(tiff_) : TIFFScanlineSize(tiff_)));
     const size_t needed = (size_t{block_width} * static_cast<size_t>(layout_.bits * layout_.samples) + 7) / 8;
@@ -188,7 +204,8 @@ class Decoder {
     interleaved_.resize(static_cast<size_t>(columns) * planes * sample_bytes);
     for (size_t p = 0; p < planes; ++p) {
       for (size_t i = 0; i < static_cast<size_t>(columns); ++i) {
-        std::memcpy(&interleaved_[(i * planes + p) * sample_bytes], in + p * plane_stride + i * sample_bytes, sample_bytes);
+        std::memcpy(&interleaved_[(i * planes + p) * sample_bytes], in + p * plane_stride + i * sample_bytes,
+                    sample_bytes);
       }
     }
     TiffLayout whole = layout_;
@@ -284,9 +301,7 @@ Result<Image> decode_tiff(Bytes bytes, Size size) {
   }
   KEYE_TRY(const TiffDirectory directory, TiffDirectory::read(ByteReader(bytes)));
   const TiffTags tags = read_tags(tiff.get(), directory);
-  if (!TIFFIsCODECConfigured(static_cast<uint16_t>(tags.compression))) {
-    return make_error(ErrorCode::unsupported, "TIFF", "compression {}", tags.compression);
-  }
+  KEYE_TRY_VOID(check_compression(tags.compression));
   KEYE_TRY(const TiffLayout layout, tiff_layout(tags));
   uint16_t orientation = 1;
   TIFFGetField(tiff.get(), TIFFTAG_ORIENTATION, &orientation);

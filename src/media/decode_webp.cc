@@ -26,12 +26,13 @@ Result<Image> decode_first_frame(const uint8_t* data, size_t count, Size size) {
   if (!WebPAnimDecoderOptionsInit(&options)) return make_error(ErrorCode::internal, "WebP", "libwebp does not start");
   const WebPData file{data, count};
   const std::unique_ptr<WebPAnimDecoder, decltype(&WebPAnimDecoderDelete)> decoder(WebPAnimDecoderNew(&file, &options),
-                                                                                  WebPAnimDecoderDelete);
+                                                                                   WebPAnimDecoderDelete);
   WebPAnimInfo info;
   if (decoder == nullptr || !WebPAnimDecoderGetInfo(decoder.get(), &info)) {
     return corrupt("the animation cannot be read: the file is truncated or damaged");
   }
-  if (info.canvas_height != static_cast<uint32_t>(size.height) || info.canvas_width != static_cast<uint32_t>(size.width)) {
+  if (info.canvas_height != static_cast<uint32_t>(size.height) ||
+      info.canvas_width != static_cast<uint32_t>(size.width)) {
     return corrupt("the canvas is not of the size its header says");
   }
   uint8_t* rgba = nullptr;

@@ -15,8 +15,9 @@ Result<void> check_size(int64_t height, int64_t width, const MediaLimits& limits
                       height);
   }
   if (height > limits.side_max || width > limits.side_max) {
-    return make_error(ErrorCode::too_large, "picture", "{} x {} pixels (width x height): a side is over the limit of {}",
-                      width, height, limits.side_max);
+    return make_error(ErrorCode::too_large, "picture",
+                      "{} x {} pixels (width x height): a side is over the limit of {}", width, height,
+                      limits.side_max);
   }
   if (height * width > limits.pixels_max) {
     return make_error(ErrorCode::too_large, "picture", "{} x {} is {} pixels, over the limit of {}", width, height,

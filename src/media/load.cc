@@ -79,7 +79,8 @@ Result<std::string> load_file_uri(std::string_view uri, const MediaLimits& limit
     rest.remove_prefix(2);
     const std::string_view host = rest.substr(0, rest.find('/'));
     if (!host.empty() && lower(host) != "localhost") {
-      return make_error(ErrorCode::invalid_argument, shortened(uri), "the host must be empty or localhost, not {}", host);
+      return make_error(ErrorCode::invalid_argument, shortened(uri), "the host must be empty or localhost, not {}",
+                        host);
     }
     rest.remove_prefix(host.size());
   }
@@ -104,7 +105,8 @@ Result<std::string> decode_base64(std::string_view text) {
   for (; i < text.size() && text[i] != '='; ++i) {
     const uint8_t value = kBase64[static_cast<uint8_t>(text[i])];
     if (value == kSkip) continue;
-    if (value == kBad) return refuse(fmt::format("the byte {:#04x} at {} is not of its alphabet", static_cast<uint8_t>(text[i]), i));
+    if (value == kBad)
+      return refuse(fmt::format("the byte {:#04x} at {} is not of its alphabet", static_cast<uint8_t>(text[i]), i));
     buffer = buffer << 6 | value;
     bits += 6;
     if (bits >= 8) {
@@ -121,7 +123,8 @@ Result<std::string> decode_base64(std::string_view text) {
       return refuse(fmt::format("data follow the padding at {}", i));
     }
   }
-  if (padding > 0 && padding != bits / 2) return refuse(fmt::format("{} padding characters, expected {}", padding, bits / 2));
+  if (padding > 0 && padding != bits / 2)
+    return refuse(fmt::format("{} padding characters, expected {}", padding, bits / 2));
   return out;
 }
 

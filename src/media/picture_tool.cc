@@ -62,7 +62,8 @@ int main() {
       std::cout << "ok " << best_ms << " 0\n";
     } else {
       std::cout << "ok " << image->height << ' ' << image->width << '\n';
-      std::cout.write(reinterpret_cast<const char*>(image->rgb.data()), static_cast<std::streamsize>(image->rgb.size()));
+      std::cout.write(reinterpret_cast<const char*>(image->rgb.data()),
+                      static_cast<std::streamsize>(image->rgb.size()));
     }
     std::cout.flush();
   }

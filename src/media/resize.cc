@@ -113,7 +113,8 @@ void resize_down_first(const Image& image, const Filter& filter, Image& out) {
   }
 }
 
-/// Rows first. Input rows are resampled when the kernel first reaches them, into a ring of as many rows as the kernel is high.
+/// Rows first. Input rows are resampled when the kernel first reaches them, into a ring of as many rows as the kernel
+/// is high.
 void resize_across_first(const Image& image, const Filter& filter, Image& out) {
   const Axis across(image.width, out.width, filter);
   const Axis down(image.height, out.height, filter);

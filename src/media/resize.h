@@ -8,11 +8,11 @@ namespace keye::media {
 /// PIL's numbers, as preprocessor_config.json spells them.
 enum class Resample : uint8_t { bilinear = 2, bicubic = 3 };
 
-/// The picture at another size, both sides at least 1. Every output pixel is a weighted mean of the input pixels under the
-/// kernel, which widens by the ratio when shrinking. It is separable: rows are filtered, then columns; columns come first
-/// where the height loses pixels and more than twice as many as the width. Weights are rounded to 22 fractional bits, each
-/// pass rounds to 8 bits, and a side that does not change is not filtered.
-/// Besides the result, memory holds as many filtered rows as the kernel is high.
+/// The picture at another size, both sides at least 1. Every output pixel is a weighted mean of the input pixels under
+/// the kernel, which widens by the ratio when shrinking. It is separable: rows are filtered, then columns; columns come
+/// first where the height loses pixels and more than twice as many as the width. Weights are rounded to 22 fractional
+/// bits, each pass rounds to 8 bits, and a side that does not change is not filtered. Besides the result, memory holds
+/// as many filtered rows as the kernel is high.
 Image resize(const Image& image, int height, int width, Resample filter);
 
 }  // namespace keye::media

@@ -37,10 +37,8 @@ void row_avx2(const uint8_t* in, int in_width, const Taps& taps, uint8_t* out, i
     int t = 0;
     // Weights beyond `count` are zero up to a multiple of four, so a whole group may be taken wherever the bytes exist.
     for (; t < count && first + t + kPixelsRead <= in_width; t += kPixels, pixel += 3 * kPixels) {
-      const __m256i bytes =
-          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel)));
-      const __m256i four =
-          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + t)));
+      const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel)));
+      const __m256i four = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + t)));
       sum01 = _mm256_add_epi32(sum01, _mm256_mullo_epi32(_mm256_shuffle_epi8(bytes, pixels01),
                                                          _mm256_permutevar8x32_epi32(four, weights01)));
       sum23 = _mm256_add_epi32(sum23, _mm256_mullo_epi32(_mm256_shuffle_epi8(bytes, pixels23),

@@ -62,7 +62,8 @@ TEST(ResizeKernels, FastestEqualsPortable) {
     std::vector<int32_t> weights(first.size() * kStride);
     for (size_t x = 0; x < first.size(); ++x) {
       first[x] = static_cast<int32_t>(random() % static_cast<uint32_t>(in_width));
-      count[x] = static_cast<int32_t>(1 + random() % std::min<uint32_t>(14, static_cast<uint32_t>(in_width - first[x])));
+      count[x] =
+          static_cast<int32_t>(1 + random() % std::min<uint32_t>(14, static_cast<uint32_t>(in_width - first[x])));
       for (int32_t t = 0; t < count[x]; ++t) {
         weights[x * kStride + static_cast<size_t>(t)] = static_cast<int32_t>(random() % 1000000) - 300000;
       }

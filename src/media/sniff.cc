@@ -106,7 +106,8 @@ Result<ImageInfo> sniff_png(const ByteReader& in) {
 Result<ImageInfo> sniff_webp(const ByteReader& in) {
   constexpr auto kFormat = ImageFormat::webp;
   if (in.starts_with("VP8 ", 12)) {
-    if (!in.has(0, 30) || !in.starts_with("\x9d\x01\x2a", 23)) return corrupt(kFormat, "the key frame header is damaged");
+    if (!in.has(0, 30) || !in.starts_with("\x9d\x01\x2a", 23))
+      return corrupt(kFormat, "the key frame header is damaged");
     return ImageInfo{kFormat, in.u16le(28) & 0x3fff, in.u16le(26) & 0x3fff};
   }
   if (in.starts_with("VP8L", 12)) {
@@ -172,12 +173,18 @@ bool is_tiff(const ByteReader& in) {
 
 std::string_view image_format_name(ImageFormat format) {
   switch (format) {
-    case ImageFormat::jpeg: return "JPEG";
-    case ImageFormat::png: return "PNG";
-    case ImageFormat::webp: return "WebP";
-    case ImageFormat::gif: return "GIF";
-    case ImageFormat::bmp: return "BMP";
-    case ImageFormat::tiff: return "TIFF";
+    case ImageFormat::jpeg:
+      return "JPEG";
+    case ImageFormat::png:
+      return "PNG";
+    case ImageFormat::webp:
+      return "WebP";
+    case ImageFormat::gif:
+      return "GIF";
+    case ImageFormat::bmp:
+      return "BMP";
+    case ImageFormat::tiff:
+      return "TIFF";
   }
   return "?";
 }
@@ -197,7 +204,8 @@ Result<ImageInfo> sniff_image(Bytes bytes) {
     }
   }
   if (in.size() == 0) return make_error(ErrorCode::corrupt_data, "picture", "it is empty");
-  return make_error(ErrorCode::unsupported, "picture", "its first bytes are of no known picture format; {}", kSupported);
+  return make_error(ErrorCode::unsupported, "picture", "its first bytes are of no known picture format; {}",
+                    kSupported);
 }
 
 }  // namespace keye::media

@@ -32,7 +32,8 @@ inline std::string sha256(Bytes bytes) {
   if (!bytes.empty()) std::memcpy(text.data(), bytes.data(), bytes.size());
   text.push_back(0x80);
   while (text.size() % 64 != 56) text.push_back(0);
-  for (int shift = 56; shift >= 0; shift -= 8) text.push_back(static_cast<uint8_t>(uint64_t{bytes.size()} * 8 >> shift));
+  for (int shift = 56; shift >= 0; shift -= 8)
+    text.push_back(static_cast<uint8_t>(uint64_t{bytes.size()} * 8 >> shift));
   for (size_t block = 0; block < text.size(); block += 64) {
     std::array<uint32_t, 64> w{};
     for (size_t i = 0; i < 16; ++i) {
@@ -49,7 +50,14 @@ inline std::string sha256(Bytes bytes) {
       const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kRounds[i] + w[i];
       const uint32_t s0 = std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22);
       const uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
-      h = g; g = f; f = e; e = d + t1; d = c; c = b; b = a; a = t1 + t2;  // NOLINT: one step of the rotation
+      h = g;
+      g = f;
+      f = e;
+      e = d + t1;
+      d = c;
+      c = b;
+      b = a;
+      a = t1 + t2;  // NOLINT: one step of the rotation
     }
     const std::array<uint32_t, 8> after{a, b, c, d, e, f, g, h};
     for (size_t i = 0; i < 8; ++i) state[i] += after[i];

@@ -35,11 +35,20 @@ class TiffDirectory {
       const uint64_t at = entry + (wide_ ? 12 : 8);
       uint64_t raw = 0;
       switch (number(entry + 2, 2)) {
-        case 1: raw = number(at, 1); break;
-        case 3: raw = number(at, 2); break;
-        case 4: raw = number(at, 4); break;
-        case 16: raw = wide_ ? number(at, 8) : 0; break;
-        default: break;
+        case 1:
+          raw = number(at, 1);
+          break;
+        case 3:
+          raw = number(at, 2);
+          break;
+        case 4:
+          raw = number(at, 4);
+          break;
+        case 16:
+          raw = wide_ ? number(at, 8) : 0;
+          break;
+        default:
+          break;
       }
       return static_cast<int64_t>(std::min<uint64_t>(raw, uint64_t{1} << 40));
     }

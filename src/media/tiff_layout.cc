@@ -6,7 +6,6 @@ namespace keye::media {
 namespace {
 
 constexpr int kJpeg = 7;
-constexpr int kOldJpeg = 6;
 constexpr int kNone = 1;
 
 Error unsupported(const TiffTags& tags) {
@@ -39,9 +38,12 @@ bool readable_gray(const TiffTags& t) {
   switch (t.bits) {
     case 1:
     case 2:
-    case 4: return unsigned_bits;
-    case 8: return unsigned_bits || (t.sample_format == 2 && min_is_black && first_order);
-    case 12: return unsigned_bits && min_is_black && first_order && !t.big_endian;
+    case 4:
+      return unsigned_bits;
+    case 8:
+      return unsigned_bits || (t.sample_format == 2 && min_is_black && first_order);
+    case 12:
+      return unsigned_bits && min_is_black && first_order && !t.big_endian;
     case 16:
       if (t.sample_format == 2) return min_is_black && first_order;
       if (!unsigned_bits) return false;
@@ -50,7 +52,8 @@ bool readable_gray(const TiffTags& t) {
       if (!first_order) return false;
       if (t.sample_format == 3) return true;
       return min_is_black && (t.sample_format == 2 || (unsigned_bits && !t.big_endian));
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -85,7 +88,8 @@ void ycbcr_to_rgb(const uint8_t* in, uint8_t* out, int width) {
     std::array<std::array<int, 256>, 4> tables{};
     constexpr double kFactors[] = {1.402, -0.34414, -0.71414, 1.772};
     for (size_t f = 0; f < 4; ++f) {
-      for (int i = 0; i < 256; ++i) tables[f][static_cast<size_t>(i)] = static_cast<int>((i - 128) * kFactors[f] * 64 + 0.5);
+      for (int i = 0; i < 256; ++i)
+        tables[f][static_cast<size_t>(i)] = static_cast<int>((i - 128) * kFactors[f] * 64 + 0.5);
     }
     return tables;
   }();
@@ -164,8 +168,8 @@ Result<TiffLayout> tiff_layout(const TiffTags& given) {
       colors = 4;
       break;
     case 6:
-      readable = tags.bits == 8 && tags.sample_format == 1 && tags.extra.empty() && tags.fill_order == 1 &&
-                 tags.samples == 3;
+      readable =
+          tags.bits == 8 && tags.sample_format == 1 && tags.extra.empty() && tags.fill_order == 1 && tags.samples == 3;
       layout.color = tags.compression == kJpeg && tags.planar == 1 ? TiffColor::jpeg_rgb
                      : tags.compression == kNone                   ? TiffColor::ycbcr
                                                                    : TiffColor::as_rgba;
@@ -176,9 +180,9 @@ Result<TiffLayout> tiff_layout(const TiffTags& given) {
     case 10:
       return make_error(ErrorCode::unsupported, "TIFF",
                         "the L*a*b* colour space; save the picture as RGB, grey, palette or CMYK");
-    default: break;
+    default:
+      break;
   }
-  if (tags.compression == kOldJpeg) layout.color = TiffColor::as_rgba;
   if (!readable) return unsupported(given);
   if (tags.planar == 2 && tags.samples > 1 && layout.color != TiffColor::as_rgba) {
     if (tags.bits != 8 && tags.bits != 16) return unsupported(given);
@@ -228,7 +232,8 @@ void tiff_row_to_rgb(const TiffLayout& layout, const Palette& palette, const uin
         cmyk_to_rgb(in[high], in[next + high], in[2 * next + high], in[3 * next + high], out);
       }
       return;
-    case TiffColor::ycbcr: return ycbcr_to_rgb(in, out, width);
+    case TiffColor::ycbcr:
+      return ycbcr_to_rgb(in, out, width);
   }
 }
 

@@ -39,7 +39,8 @@ class Fields {
   Result<std::optional<int64_t>> integer(const char* name, int64_t low, int64_t high) const {
     const Json* value = find(name);
     if (value == nullptr) return std::optional<int64_t>();
-    const bool whole = value->is_number_integer() && (!value->is_number_unsigned() || value->get<uint64_t>() <= INT64_MAX);
+    const bool whole =
+        value->is_number_integer() && (!value->is_number_unsigned() || value->get<uint64_t>() <= INT64_MAX);
     if (!whole || value->get<int64_t>() < low || value->get<int64_t>() > high) {
       return wrong(name, "expected a whole number from {} to {}, got {}", low, high, value->dump());
     }
@@ -200,8 +201,10 @@ Result<media::Image> ImageProcessor::resize(media::Image image, const ImageOptio
   KEYE_TRY_VOID(check_options(options));
   const int factor = options.factor.value_or(config_.factor());
   const bool sized = options.resized_height.has_value();
-  const double least = sized ? kServerMinPixels : static_cast<double>(options.min_pixels.value_or(static_cast<int64_t>(kServerMinPixels)));
-  const double most = sized ? kServerMaxPixels : static_cast<double>(options.max_pixels.value_or(static_cast<int64_t>(kServerMaxPixels)));
+  const double least = sized ? kServerMinPixels
+                             : static_cast<double>(options.min_pixels.value_or(static_cast<int64_t>(kServerMinPixels)));
+  const double most = sized ? kServerMaxPixels
+                            : static_cast<double>(options.max_pixels.value_or(static_cast<int64_t>(kServerMaxPixels)));
   KEYE_TRY(const PixelSize first, server_resize(options.resized_height.value_or(image.height),
                                                 options.resized_width.value_or(image.width), factor, least, most));
   KEYE_TRY(image, resize_to(std::move(image), first, media::Resample::bicubic));

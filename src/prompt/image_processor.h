@@ -36,8 +36,8 @@ struct ImageProcessorConfig {
   int factor() const { return patch_size * merge_size; }
 };
 
-/// Errors: invalid_argument (a field of the wrong type or out of range), unsupported (a value that this program does not
-/// do: temporal patches, cropping, padding, other filters), each naming the field.
+/// Errors: invalid_argument (a field of the wrong type or out of range), unsupported (a value that this program does
+/// not do: temporal patches, cropping, padding, other filters), each naming the field.
 Result<ImageProcessorConfig> parse_image_processor_config(const Json& json, std::string_view where);
 
 /// What a request may say about one picture; what it leaves out has the server's defaults (prompt/smart_resize.h).

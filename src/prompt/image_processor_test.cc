@@ -14,8 +14,8 @@
 namespace keye::prompt {
 namespace {
 
-using ::testing::HasSubstr;
 using media::testing::sha256;
+using ::testing::HasSubstr;
 
 const Path kGoldens = "tests/golden/preprocess";
 

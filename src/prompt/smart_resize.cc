@@ -11,16 +11,14 @@ namespace {
 /// Python's round(): ties to even, as the default rounding mode has it.
 int64_t nearest(double value) { return static_cast<int64_t>(std::nearbyint(value)); }
 
-int64_t nearest_multiple(int64_t side, int factor) {
-  return nearest(static_cast<double>(side) / factor) * factor;
-}
+int64_t nearest_multiple(int64_t side, int factor) { return nearest(static_cast<double>(side) / factor) * factor; }
 
 Result<void> check_ratio(int64_t height, int64_t width) {
   const double ratio = static_cast<double>(std::max(height, width)) / static_cast<double>(std::min(height, width));
   if (ratio > kAspectRatioMax) {
     return make_error(ErrorCode::invalid_argument, "picture",
-                      "an aspect ratio of {:.6g} ({} x {} pixels, width x height), the limit is {}", ratio, width, height,
-                      kAspectRatioMax);
+                      "an aspect ratio of {:.6g} ({} x {} pixels, width x height), the limit is {}", ratio, width,
+                      height, kAspectRatioMax);
   }
   return {};
 }

@@ -19,9 +19,9 @@ struct PixelSize {
   int64_t width = 0;
 };
 
-/// First resize: both sides to the nearest multiple of `factor` (ties to even), at least one; then the whole scaled down
-/// (sides cut to multiples) above max_pixels, or up (sides raised to multiples) below min_pixels. The result of scaling
-/// down may lie below min_pixels: it is not looked at again. Errors: invalid_argument (aspect ratio over
+/// First resize: both sides to the nearest multiple of `factor` (ties to even), at least one; then the whole scaled
+/// down (sides cut to multiples) above max_pixels, or up (sides raised to multiples) below min_pixels. The result of
+/// scaling down may lie below min_pixels: it is not looked at again. Errors: invalid_argument (aspect ratio over
 /// kAspectRatioMax).
 Result<PixelSize> server_resize(int64_t height, int64_t width, int factor, double min_pixels, double max_pixels);
 
