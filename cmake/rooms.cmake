@@ -6,7 +6,7 @@ find_package(Threads REQUIRED)
 add_library(keye_flags INTERFACE)
 target_compile_features(keye_flags INTERFACE cxx_std_20)
 target_compile_options(keye_flags INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Werror -Wno-sign-conversion
+  -Wall -Wextra -Wconversion -Wshadow -Werror -Wno-sign-conversion -Wno-missing-field-initializers  # designated initializers leave out what has a default
   -ffp-contract=off              # a*b+c is fused only where the code says so: results must not depend on the compiler's mood
   -fno-math-errno
   $<$<CXX_COMPILER_ID:Clang>:-Wno-unknown-warning-option>  # GCC's names in -Wno-... of single files

@@ -99,7 +99,9 @@ TEST(StopStrings, SameResultHoweverTheTextIsSplit) {
   for (size_t a = 0; a <= text.size(); ++a) {
     for (size_t b = a; b <= text.size(); ++b) {
       StopStrings stops({"abc", "bb\n\n"});
-      std::string shown = stops.push(text.substr(0, a)) + stops.push(text.substr(a, b - a)) + stops.push(text.substr(b));
+      std::string shown = stops.push(text.substr(0, a));
+      shown += stops.push(text.substr(a, b - a));
+      shown += stops.push(text.substr(b));
       shown += stops.flush();
       ASSERT_EQ(shown, "aab abab ");
     }

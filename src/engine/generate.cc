@@ -163,7 +163,7 @@ Result<Timings> Generator::run(const Request& request, const GenerateOptions& op
     }
   }
   for (Reply& reply : replies) {
-    if (!reply.done) finish(reply, FinishReason::cancelled, reply.stops.push(reply.detokenizer.flush()) + reply.stops.flush(), sink);
+    if (!reply.done) cancel(reply, sink);
     timings.decoded_tokens += reply.tokens;
     for (const int32_t page : reply.pages) pool_.release(page);
   }
@@ -196,9 +196,11 @@ void Generator::accept(Reply& reply, std::span<const float> logits, const Reques
   sink(event);
 }
 
-void Generator::finish(Reply& reply, FinishReason reason, std::string text, const TokenSink& sink) {
+void Generator::cancel(Reply& reply, const TokenSink& sink) {
   reply.done = true;
-  sink({.reply = reply.index, .token = -1, .logprob = 0, .text = std::move(text), .finish = reason});
+  std::string text = reply.stops.push(reply.detokenizer.flush());
+  text += reply.stops.flush();
+  sink({.reply = reply.index, .text = std::move(text), .finish = FinishReason::cancelled});
 }
 
 }  // namespace keye::engine

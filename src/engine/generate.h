@@ -74,7 +74,7 @@ class Generator {
   void grow(std::vector<int32_t>& pages, int64_t tokens);
   std::vector<int32_t> fork(const std::vector<int32_t>& pages, int64_t tokens);
   void accept(Reply& reply, std::span<const float> logits, const Request& request, const TokenSink& sink);
-  void finish(Reply& reply, FinishReason reason, std::string text, const TokenSink& sink);
+  void cancel(Reply& reply, const TokenSink& sink);
 
   model::Model& model_;
   model::KvCache& cache_;
