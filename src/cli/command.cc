@@ -10,6 +10,8 @@
 namespace keye::cli {
 
 std::optional<int> parse_flags(CLI::App& app, int argc, char** argv) {
+  const std::string name = app.get_name();
+  app.name("keye " + name);  // for the usage line
   try {
     app.parse(argc, argv);
     return std::nullopt;
@@ -17,7 +19,7 @@ std::optional<int> parse_flags(CLI::App& app, int argc, char** argv) {
     std::cout << app.help();
     return kExitOk;
   } catch (const CLI::ParseError& error) {
-    return usage_error(app.get_name(), error.what());
+    return usage_error(name, error.what());
   }
 }
 
