@@ -12,12 +12,15 @@ namespace {
 
 /// How one paged_attention is divided. None of it shows in the results.
 struct AttentionPlan {
-  int parts;        // of each key/value head's group of query heads
-  int group;        // query heads in a part, at most
+  int group;        // query heads of a key/value head in a tile, at most
+  int parts;        // so many make up all its query heads
+  int kv_heads;     // key/value heads in a tile, at most: neighbours in memory
   int tile_tokens;  // tokens in a tile
   int64_t tiles;    // over all sequences
   int64_t units;    // chunks over all tiles
   bool split;       // each chunk is an item of its own; else each tile
+
+  int64_t head_sets(int all_kv_heads) const { return int64_t{(all_kv_heads + kv_heads - 1) / kv_heads} * parts; }
 };
 
 int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
@@ -35,19 +38,30 @@ void for_each_tile(const PagedAttention& op, int tile_tokens, Visit&& visit) {
 }
 
 AttentionPlan plan_attention(const PagedAttention& op, int threads) {
+  // Few items leave threads idle at the end.
+  constexpr int kItemsPerThread = 4;
   const int group = static_cast<int>(op.q.shape[1]) / op.k.heads;
   AttentionPlan plan{};
   plan.parts = (group + kTileRows - 1) / kTileRows;
   plan.group = (group + plan.parts - 1) / plan.parts;
+  plan.kv_heads = 1;
   plan.tile_tokens = kTileRows / plan.group;
+  int tokens_max = 0;
   for_each_tile(op, plan.tile_tokens, [&](const SequenceRows& sequence, int first, int tokens) {
     ++plan.tiles;
     plan.units += chunks_of(int64_t{sequence.context} + first + tokens);
+    tokens_max = std::max(tokens_max, tokens);
   });
-  // Few tiles leave threads idle at the end; chunks are smaller, but their states cost memory and a second round.
-  constexpr int kItemsPerThread = 16;
-  plan.split =
-      threads > 1 && plan.units > plan.tiles && plan.tiles * op.k.heads * plan.parts < kItemsPerThread * threads;
+  plan.split = threads > 1 && plan.units > plan.tiles &&
+               plan.tiles * plan.head_sets(op.k.heads) < int64_t{4} * kItemsPerThread * threads;
+  // Where tiles have room for several heads, memory is read in longer runs.
+  plan.tile_tokens = std::max(tokens_max, 1);
+  const int64_t pieces = plan.split ? plan.units : plan.tiles;
+  while (plan.parts == 1 && op.k.heads % (2 * plan.kv_heads) == 0 &&
+         2 * plan.kv_heads * plan.group * plan.tile_tokens <= kTileRows &&
+         (threads == 1 || pieces * plan.head_sets(op.k.heads) >= int64_t{2} * kItemsPerThread * threads)) {
+    plan.kv_heads *= 2;
+  }
   return plan;
 }
 
@@ -80,13 +94,13 @@ class PagedRun {
   }
 
   static size_t shared_bytes(const AttentionPlan& plan, int kv_heads, int dim) {
-    const size_t states = plan.split ? static_cast<size_t>(plan.units * kv_heads * plan.parts) : 0;
+    const size_t states = plan.split ? static_cast<size_t>(plan.units * plan.head_sets(kv_heads)) : 0;
     return lists_bytes(plan) + states * state_floats(plan, dim) * sizeof(float);
   }
 
-  int64_t heads() const { return int64_t{op_.k.heads} * plan_.parts; }
+  int64_t head_sets() const { return plan_.head_sets(op_.k.heads); }
 
-  /// A whole tile, for one head part.
+  /// A whole tile, for one set of heads.
   void attend_tile(int64_t tile, int64_t head, const TileScratch& scratch) const {
     const Tile& t = tiles_[tile];
     AttentionTile work = prepare(t, head, scratch);
@@ -112,18 +126,20 @@ class PagedRun {
     const Tile& t = tiles_[tile];
     float* first = state(t.unit, head);
     for (int64_t i = 1; i < t.units; ++i) {
-      kernels_.combine(first, state(t.unit + i, head), t.tokens * heads_of(head).count, dim_,
+      kernels_.combine(first, state(t.unit + i, head), t.tokens * heads_of(head).rows(), dim_,
                        scale_for_powers_of_two(op_.scale));
     }
     write(t, head, first);
   }
 
  private:
-  /// The query heads of a head part.
+  /// The heads of a tile: of kv_count key/value heads, query heads [begin, begin + count) of those that share each.
   struct Heads {
-    int kv_head;
-    int first;
+    int kv_first;
+    int kv_count;
+    int begin;
     int count;
+    int rows() const { return kv_count * count; }  // for each token
   };
 
   static size_t lists_bytes(const AttentionPlan& plan) {
@@ -132,60 +148,69 @@ class PagedRun {
     return (bytes + 63) / 64 * 64;
   }
   static size_t state_floats(const AttentionPlan& plan, int dim) {
-    return static_cast<size_t>(plan.tile_tokens * plan.group) * state_stride(dim);
+    return static_cast<size_t>(plan.tile_tokens * plan.group * plan.kv_heads) * state_stride(dim);
   }
   float* state(int64_t unit, int64_t head) const {
-    return states_ + static_cast<size_t>(unit * heads() + head) * state_floats(plan_, dim_);
+    return states_ + static_cast<size_t>(unit * head_sets() + head) * state_floats(plan_, dim_);
   }
 
-  Heads heads_of(int64_t head) const {
-    const int group = static_cast<int>(op_.q.shape[1]) / op_.k.heads;
-    const int kv_head = static_cast<int>(head) / plan_.parts;
-    const int begin = static_cast<int>(head) % plan_.parts * plan_.group;
-    return {kv_head, kv_head * group + begin, std::min(plan_.group, group - begin)};
+  Heads heads_of(int64_t set) const {
+    const int begin = static_cast<int>(set) % plan_.parts * plan_.group;
+    const int kv_first = static_cast<int>(set) / plan_.parts * plan_.kv_heads;
+    return {kv_first, std::min(plan_.kv_heads, op_.k.heads - kv_first), begin, std::min(plan_.group, group() - begin)};
   }
+  int group() const { return static_cast<int>(op_.q.shape[1]) / op_.k.heads; }
 
-  AttentionTile prepare(const Tile& t, int64_t head, const TileScratch& scratch) const {
-    const Heads heads = heads_of(head);
-    const auto element = static_cast<int64_t>(dtype_bytes(op_.q.dtype));
-    int rows = 0;
-    for (int token = 0; token < t.tokens; ++token) {
-      const int64_t row = t.sequence->first_row + t.first + token;
-      for (int i = 0; i < heads.count; ++i, ++rows) {
-        scratch.queries[rows] =
-            static_cast<const std::byte*>(op_.q.data) + (row * op_.q.shape[1] + heads.first + i) * dim_ * element;
-        scratch.limits[rows] = t.sequence->context + t.first + token + 1;
-        scratch.selection[rows] = op_.selection == nullptr ? nullptr : op_.selection + row * op_.selection_words;
+  /// Calls visit(row of the tile, row of the step, query head) for every row of a tile.
+  template <class Visit>
+  void for_each_row(const Tile& t, const Heads& heads, Visit&& visit) const {
+    int r = 0;
+    for (int kv = 0; kv < heads.kv_count; ++kv) {
+      for (int token = 0; token < t.tokens; ++token) {
+        for (int i = 0; i < heads.count; ++i, ++r) {
+          visit(r, int64_t{t.sequence->first_row} + t.first + token, (heads.kv_first + kv) * group() + heads.begin + i);
+        }
       }
     }
-    pack_queries(kernels_, row_kernels_, op_.q.dtype, rows, dim_, scratch);
+  }
+
+  /// Where a row's head lies in q and in out, in bytes.
+  int64_t offset(int64_t row, int64_t head) const {
+    return (row * op_.q.shape[1] + head) * dim_ * static_cast<int64_t>(dtype_bytes(op_.q.dtype));
+  }
+
+  AttentionTile prepare(const Tile& t, int64_t set, const TileScratch& scratch) const {
+    const Heads heads = heads_of(set);
+    for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
+      scratch.queries[r] = static_cast<const std::byte*>(op_.q.data) + offset(row, head);
+      scratch.limits[r] = static_cast<int32_t>(t.sequence->context + row - t.sequence->first_row + 1);
+      scratch.selection[r] = op_.selection == nullptr ? nullptr : op_.selection + row * op_.selection_words;
+    });
     AttentionTile tile;
     tile.q = scratch.q;
-    tile.rows = rows;
+    tile.heads = heads.kv_count;
+    tile.rows = t.tokens * heads.count;
     tile.dim = dim_;
     tile.scale = scale_for_powers_of_two(op_.scale);
     tile.limits = scratch.limits;
     tile.selection = op_.selection == nullptr ? nullptr : scratch.selection;
-    tile.keys = reinterpret_cast<const unsigned char*>(op_.k.block(0, heads.kv_head));
-    tile.values = reinterpret_cast<const unsigned char*>(op_.v.block(0, heads.kv_head));
+    tile.keys = reinterpret_cast<const unsigned char*>(op_.k.block(0, heads.kv_first));
+    tile.values = reinterpret_cast<const unsigned char*>(op_.v.block(0, heads.kv_first));
     tile.page_bytes = op_.k.page_bytes();
+    tile.head_bytes = op_.k.head_bytes();
     tile.pages = t.sequence->pages.data();
     tile.work = scratch.work;
+    pack_queries(kernels_, row_kernels_, op_.q.dtype, tile.heads, tile.rows, dim_, scratch);
     return tile;
   }
 
-  void write(const Tile& t, int64_t head, float* states) const {
-    const Heads heads = heads_of(head);
-    const auto element = static_cast<int64_t>(dtype_bytes(op_.out.dtype));
-    kernels_.finish(states, t.tokens * heads.count, dim_);
-    for (int token = 0; token < t.tokens; ++token) {
-      const int64_t row = t.sequence->first_row + t.first + token;
-      for (int i = 0; i < heads.count; ++i, states += state_stride(dim_)) {
-        std::byte* out =
-            static_cast<std::byte*>(op_.out.data) + (row * op_.q.shape[1] + heads.first + i) * dim_ * element;
-        write_head(row_kernels_, op_.out.dtype, dim_, states + kStateMix, out);
-      }
-    }
+  void write(const Tile& t, int64_t set, float* states) const {
+    const Heads heads = heads_of(set);
+    kernels_.finish(states, t.tokens * heads.rows(), dim_);
+    for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
+      write_head(row_kernels_, op_.out.dtype, dim_, states + static_cast<size_t>(r) * state_stride(dim_) + kStateMix,
+                 static_cast<std::byte*>(op_.out.data) + offset(row, head));
+    });
   }
 
   const PagedAttention& op_;
@@ -279,13 +304,13 @@ void CpuBackend::do_paged_attention(const PagedAttention& op) {
   };
   // One head's tiles follow each other: they read the same keys and values.
   if (plan.split) {
-    pool_.for_each(plan.units * run.heads(), [&](int64_t item, int worker) {
+    pool_.for_each(plan.units * run.head_sets(), [&](int64_t item, int worker) {
       run.attend_unit(item % plan.units, item / plan.units, tile_scratch(worker));
     });
-    pool_.for_each(plan.tiles * run.heads(),
+    pool_.for_each(plan.tiles * run.head_sets(),
                    [&](int64_t item, int) { run.combine_tile(item % plan.tiles, item / plan.tiles); });
   } else {
-    pool_.for_each(plan.tiles * run.heads(), [&](int64_t item, int worker) {
+    pool_.for_each(plan.tiles * run.head_sets(), [&](int64_t item, int worker) {
       run.attend_tile(item % plan.tiles, item / plan.tiles, tile_scratch(worker));
     });
   }

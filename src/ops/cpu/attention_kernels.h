@@ -14,9 +14,6 @@ inline constexpr int kChunkPages = 16;
 
 /// Query rows in a tile: enough that a page, once in the cache, is used many times.
 inline constexpr int kTileRows = 48;
-/// Blocks of rows in a tile, at most; every instruction set makes them of four rows or more where it can.
-inline constexpr int kTileBlocks = kTileRows / 4;
-
 /// Floats from one row's mix to the next: whole registers.
 static constexpr size_t mix_stride(int dim) { return (static_cast<size_t>(dim) + 15) / 16 * 16; }
 
@@ -27,9 +24,9 @@ inline constexpr float kNoMaximum = -3.4028234663852886e38F;
 static constexpr size_t state_stride(int dim) { return kStateMix + mix_stride(dim); }
 
 /// Floats of scratch for a tile.
-static constexpr size_t attention_work_floats(int dim) { return kTileBlocks * 16 + kTileRows * (16 + mix_stride(dim)); }
+static constexpr size_t attention_work_floats(int dim) { return kTileRows * (16 + 16 + mix_stride(dim)); }
 
-/// A tile's rows are cut into blocks as even as can be, of at most `block_max` rows. Block i holds the rows
+/// The rows of a tile's head are cut into blocks as even as can be, of at most `block_max` rows. Block i holds the rows
 /// [row_of_block(i), row_of_block(i + 1)).
 static constexpr int block_count(int rows, int block_max) { return (rows + block_max - 1) / block_max; }
 static constexpr int row_of_block(int rows, int block_max, int block) {
@@ -37,22 +34,26 @@ static constexpr int row_of_block(int rows, int block_max, int block) {
   return block * (rows / blocks) + (block < rows % blocks ? block : rows % blocks);
 }
 
-/// Row r mixes those of the keys [0, limits[r]) whose bit is set in selection[r] (bit j % 64 of word j / 64).
+/// Some consecutive key/value heads, and for each of them the same rows: those of one or several tokens, of the query
+/// heads that share it. Row r mixes those of the keys [0, limits[r]) whose bit is set in selection[r] (bit j % 64 of
+/// word j / 64). heads * rows is at most kTileRows.
 struct AttentionTile {
-  const void* q = nullptr;  // block by block, each [words of a row][rows of the block], in words of 32 bits
+  const void* q = nullptr;  // head by head, block by block, each [words of a row][rows of the block], of 32 bits a word
+  int heads = 1;
   int rows = 0;
   int dim = 0;
   float scale = 0;                             // times log2(e): the kernels work with powers of two
   const int32_t* limits = nullptr;             // [rows]
   const uint64_t* const* selection = nullptr;  // [rows], or null: all
-  const unsigned char* keys = nullptr;         // the head's block in page 0 of the planes (layouts: paged_kv.h)
+  const unsigned char* keys = nullptr;         // the first head's block in page 0 of the planes (layouts: paged_kv.h)
   const unsigned char* values = nullptr;
   size_t page_bytes = 0;
+  size_t head_bytes = 0;
   const int32_t* pages = nullptr;  // the plane's page that holds the sequence's page i; null: i itself
   int first_page = 0;              // a multiple of kChunkPages
   int last_page = 0;               // one past the last
   float* work = nullptr;           // [attention_work_floats]
-  float* state = nullptr;          // [rows][state_stride], written
+  float* state = nullptr;          // [heads][rows][state_stride], written
 };
 
 struct AttentionKernels {

@@ -51,22 +51,22 @@ TileScratch::TileScratch(void* memory, int dim) {
   carve(selection, kTileRows);
 }
 
-void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int rows, int dim,
-                  const TileScratch& scratch) {
+void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int heads, int rows,
+                  int dim, const TileScratch& scratch) {
   const bool widen = dtype == DType::bf16 && kernels.wide_queries;
   const int words = dtype == DType::bf16 && !widen ? dim / 2 : dim;
   const int blocks = block_count(rows, kernels.block_max);
-  for (int b = 0; b < blocks; ++b) {
-    const int first = row_of_block(rows, kernels.block_max, b);
-    const int count = row_of_block(rows, kernels.block_max, b + 1) - first;
-    for (int r = 0; r < count; ++r) {
-      const void* head = scratch.queries[first + r];
+  for (int b = 0; b < heads * blocks; ++b) {
+    const int first = b / blocks * rows + row_of_block(rows, kernels.block_max, b % blocks);
+    const int end = b / blocks * rows + row_of_block(rows, kernels.block_max, b % blocks + 1);
+    auto* to = reinterpret_cast<std::byte*>(scratch.q + static_cast<ptrdiff_t>(first) * words);
+    for (int r = first; r < end; ++r, to += 4) {
+      const void* head = scratch.queries[r];
       if (widen) {
         row_kernels.widen_bf16(static_cast<const uint16_t*>(head), scratch.row, dim);
         head = scratch.row;
       }
-      scatter<4>(head, words, reinterpret_cast<std::byte*>(scratch.q + static_cast<ptrdiff_t>(first) * words + r),
-                 static_cast<size_t>(count));
+      scatter<4>(head, words, to, static_cast<size_t>(end - first));
     }
   }
 }

@@ -29,9 +29,9 @@ struct TileScratch {
   const uint64_t** selection = nullptr;  // [kTileRows]
 };
 
-/// Packs scratch.queries[0, rows), each a head of `dim` elements of `dtype`, into scratch.q.
-void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int rows, int dim,
-                  const TileScratch& scratch);
+/// Packs scratch.queries[0, heads * rows), each a head of `dim` elements of `dtype`, into scratch.q.
+void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int heads, int rows,
+                  int dim, const TileScratch& scratch);
 
 /// Writes one token's head into its slot of a page's block (layouts: paged_kv.h).
 void write_key(DType dtype, int dim, const void* head, std::byte* block, int slot);

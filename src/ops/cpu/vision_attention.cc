@@ -89,7 +89,7 @@ class VisionRun {
       scratch.queries[r] = out_head(piece.first + r, head);
       scratch.limits[r] = keys;
     }
-    pack_queries(kernels_, row_kernels_, op_.out.dtype, piece.count, dim_, scratch);
+    pack_queries(kernels_, row_kernels_, op_.out.dtype, 1, piece.count, dim_, scratch);
     const size_t offset = static_cast<size_t>(head * pages_ + first_pages_[segment]) * block_bytes();
     AttentionTile tile;
     tile.q = scratch.q;
