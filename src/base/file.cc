@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -53,18 +54,26 @@ std::span<const std::byte> whole_pages(std::span<const std::byte> range) {
 
 Result<std::string> read_file(const Path& path, size_t bytes_max) {
   Descriptor file;
-  KEYE_TRY(const size_t size, open_regular(path, file));
-  if (size > bytes_max) {
-    return make_error(ErrorCode::too_large, path.string(), "{} bytes, the limit is {}", size, bytes_max);
-  }
-  std::string text(size, '\0');
+  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file.fd < 0) return system_error(path, "open");
+  struct stat status {};
+  if (::fstat(file.fd, &status) != 0) return system_error(path, "stat");
+  if (S_ISDIR(status.st_mode)) return make_error(ErrorCode::io, path.string(), "is a folder; expected a file");
+  // A pipe or terminal has no size to know beforehand: everything is read until its end, as far as the limit goes.
+  std::string text;
   size_t done = 0;
-  while (done < size) {
-    const ssize_t got = ::read(file.fd, text.data() + done, size - done);
+  size_t capacity = S_ISREG(status.st_mode) ? static_cast<size_t>(status.st_size) + 1 : 65536;
+  while (true) {
+    text.resize(std::min(capacity, bytes_max + 1));
+    const ssize_t got = ::read(file.fd, text.data() + done, text.size() - done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return system_error(path, "read");
     if (got == 0) break;
     done += static_cast<size_t>(got);
+    if (done > bytes_max) {
+      return make_error(ErrorCode::too_large, path.string(), "more than {} bytes, which is the limit", bytes_max);
+    }
+    if (done == capacity) capacity *= 2;
   }
   text.resize(done);
   return text;

@@ -42,6 +42,7 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   work_.q = Tensor(dtype_, {n, config_.heads, config_.head_dim});
   work_.mixed = Tensor(dtype_, {n, q_width});
   work_.inner = Tensor(dtype_, {n, config_.intermediate});
+  if (config_.moe || config_.indexer) work_.exact_input = Tensor(DType::f32, {n, c});
   work_.cos = Tensor(DType::f32, {n, half});
   work_.sin = Tensor(DType::f32, {n, half});
   work_.selected = Tensor(dtype_, {options.step_logits_max, c});
@@ -108,8 +109,9 @@ void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output
       const std::string s = a + "sa_indexer.";
       const int64_t heads = config_.indexer->heads;
       const int64_t dim = config_.indexer->head_dim;
-      list.matrix({whole_matrix(s + "q_proj.weight", heads * dim + heads, c)}, &layer.indexer.q_gate);
-      list.matrix({whole_matrix(s + "k_proj.weight", dim, c)}, &layer.indexer.k);
+      // So does a flipped choice of token: the plain, exact indexer is f32 from its input on.
+      list.matrix_f32(whole_matrix(s + "q_proj.weight", heads * dim + heads, c), &layer.indexer.q_gate);
+      list.matrix_f32(whole_matrix(s + "k_proj.weight", dim, c), &layer.indexer.k);
       list.vector(s + "q_norm.weight", {dim}, &layer.indexer.q_norm);
       list.vector(s + "k_norm.weight", {dim}, &layer.indexer.k_norm);
       list.vector(s + "k_norm.bias", {dim}, &layer.indexer.k_bias);
@@ -117,13 +119,14 @@ void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output
     const std::string m = p + "mlp.";
     if (!config_.moe || !config_.moe->is_moe_layer(i)) {
       const int64_t f = config_.intermediate;
-      list.matrix({whole_matrix(m + "gate_proj.weight", f, c), whole_matrix(m + "up_proj.weight", f, c)}, &layer.gate_up, true);
+      list.gated_matrix(whole_matrix(m + "gate_proj.weight", f, c), whole_matrix(m + "up_proj.weight", f, c), &layer.gate_up);
       list.matrix({whole_matrix(m + "down_proj.weight", c, f)}, &layer.down);
       continue;
     }
     const int64_t f = config_.moe->intermediate;
     const int64_t experts = config_.moe->experts;
-    list.matrix({whole_matrix(m + "gate.weight", experts, c)}, &layer.router);
+    // A flipped choice of expert changes everything after it, so the router alone is f32 in every mode.
+    list.matrix_f32(whole_matrix(m + "gate.weight", experts, c), &layer.router);
     layer.expert_gate_up.resize(static_cast<size_t>(experts));
     layer.expert_down.resize(static_cast<size_t>(experts));
     for (int64_t e = 0; e < experts; ++e) {
@@ -133,11 +136,11 @@ void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output
         // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
         const std::string name = m + "experts.gate_up_proj";
         const Shape stored{experts, c, 2 * f};
-        list.matrix({{name, stored, e * c * 2 * f, f, c, 1, 2 * f}, {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}}, gate_up, true);
+        list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f}, {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}, gate_up);
         list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
       } else {
         const std::string name = fmt::format("{}experts.{}.", m, e);
-        list.matrix({whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c)}, gate_up, true);
+        list.gated_matrix(whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c), gate_up);
         list.matrix({whole_matrix(name + "down_proj.weight", c, f)}, down);
       }
     }
@@ -212,17 +215,19 @@ bool Decoder::wants_selection(const StepInput& input) const {
 }
 
 const uint64_t* Decoder::select(int index, const StepInput& input, KvCache& cache) {
-  const ops::PackedMatrix& q_gate_weights = layers_[static_cast<size_t>(index)].indexer.q_gate;
-  const Indexer& indexer = layers_[static_cast<size_t>(index)].indexer;
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const Indexer& indexer = layer.indexer;
   const auto n = static_cast<int64_t>(input.tokens.size());
-  const View normed = take(work_.normed, n);
+  const View exact = take(work_.exact_input, n);
   const View q_gate = take(work_.index_q_gate, n);
   const View k = take(work_.index_k, n);
   const View q = take(work_.index_q, n);
   const View gate = take(work_.index_gate, n);
   const ops::KvPlane keys = cache.plane(kIndexPlane, index);
-  ops::linear(backend_, {.x = normed, .w = q_gate_weights, .bias = {}, .out = q_gate});
-  ops::linear(backend_, {.x = normed, .w = indexer.k, .bias = {}, .out = k});
+  ops::rms_norm(backend_, {take(work_.hidden, n), layer.input_norm.view(), config_.norm_eps, exact});
+  probe("indexer_input", index, exact);
+  ops::linear(backend_, {.x = exact, .w = indexer.q_gate, .bias = {}, .out = q_gate});
+  ops::linear(backend_, {.x = exact, .w = indexer.k, .bias = {}, .out = k});
   ops::indexer_input(backend_, {q_gate, k, indexer.q_norm.view(), indexer.k_norm.view(), indexer.k_bias.view(), 1e-6F,
                                 take(work_.index_cos, n), take(work_.index_sin, n), input.slots, q, gate, keys});
   // Within top-k every row keeps all it has: the index keys above are written all the same, for later tokens.
@@ -257,7 +262,9 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   const View experts = take(work_.experts, n);
   const View weights = take(work_.expert_weights, n);
   const View places = take(work_.places, n);
-  ops::linear(backend_, {.x = normed, .w = layer.router, .bias = {}, .out = logits});
+  const View exact = take(work_.exact_input, n);
+  ops::rms_norm(backend_, {take(work_.hidden, n), layer.post_attention_norm.view(), config_.norm_eps, exact});
+  ops::linear(backend_, {.x = exact, .w = layer.router, .bias = {}, .out = logits});
   ops::moe_route(backend_, {logits, moe.normalise_weights, experts, weights});
   probe("router_logits", index, logits);
   probe("router_experts", index, experts);

@@ -40,6 +40,7 @@ class Decoder {
   struct Workspace {
     Tensor hidden;        // [n, c] f32: the residual stream
     Tensor normed;        // [n, c]
+    Tensor exact_input;   // [n, c] f32: of router and indexer
     Tensor qkv;           // [n, (h + 2 g) d] f32
     Tensor q;             // [n, h, d]
     Tensor mixed;         // [n, h d]

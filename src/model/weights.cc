@@ -98,16 +98,24 @@ MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols) {
   return {std::move(name), {rows, cols}, 0, rows, cols, cols, 1};
 }
 
-void WeightList::matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to, bool gated) {
-  entries_.push_back({std::move(parts), gated, to, nullptr, nullptr});
+void WeightList::matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to) {
+  entries_.push_back({.parts = std::move(parts), .matrix = to});
+}
+
+void WeightList::gated_matrix(MatrixPart gate, MatrixPart up, ops::PackedMatrix* to) {
+  entries_.push_back({.parts = {std::move(gate), std::move(up)}, .gated = true, .matrix = to});
+}
+
+void WeightList::matrix_f32(MatrixPart part, ops::PackedMatrix* to) {
+  entries_.push_back({.parts = {std::move(part)}, .always_f32 = true, .matrix = to});
 }
 
 void WeightList::vector(std::string name, Shape shape, Tensor* to) {
-  entries_.push_back({{{std::move(name), shape, 0, 1, shape.elements(), shape.elements(), 1}}, false, nullptr, to, nullptr});
+  entries_.push_back({.parts = {{std::move(name), shape, 0, 1, shape.elements(), shape.elements(), 1}}, .vector = to});
 }
 
 void WeightList::table(std::string name, Shape shape, ConstView* to) {
-  entries_.push_back({{{std::move(name), shape, 0, 1, shape.elements(), shape.elements(), 1}}, false, nullptr, nullptr, to});
+  entries_.push_back({.parts = {{std::move(name), shape, 0, 1, shape.elements(), shape.elements(), 1}}, .table = to});
 }
 
 bool WeightList::ignores(std::string_view name) const {
@@ -216,7 +224,7 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
       const auto* start = static_cast<const std::byte*>(stored.data) + static_cast<size_t>(part.offset) * dtype_bytes(stored.dtype);
       blocks.push_back({start, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride});
     }
-    *entry.matrix = ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = dtype});
+    *entry.matrix = ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = entry.always_f32 ? DType::f32 : dtype});
     // The packed copy is what the kernels read from now on: the file's pages need not stay resident.
     for (const MatrixPart& part : entry.parts) {
       const Stored& stored = tensors_.find(part.name)->second;
@@ -247,13 +255,13 @@ void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector
     }
     // Packed bytes have no structure that random values could break: fill them directly.
     ops::PackedMatrix& matrix = *entry.matrix;
-    matrix.dtype = dtype;
+    matrix.dtype = entry.always_f32 ? DType::f32 : dtype;
     matrix.gated = entry.gated;
     matrix.inputs = first.cols;
     matrix.outputs = 0;
     for (const MatrixPart& part : entry.parts) matrix.outputs += part.rows;
     matrix.data = Buffer(static_cast<size_t>(matrix.panels()) * matrix.panel_bytes());
-    fill(dtype, matrix.data.data(), matrix.data.size() / dtype_bytes(dtype), 1.7F / std::sqrt(static_cast<float>(first.cols)), random);
+    fill(matrix.dtype, matrix.data.data(), matrix.data.size() / dtype_bytes(matrix.dtype), 1.7F / std::sqrt(static_cast<float>(first.cols)), random);
   }
 }
 

@@ -33,8 +33,12 @@ MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols);
 /// list and not move.
 class WeightList {
  public:
-  /// Rows of the parts one after another, or a gated pair, packed for the kernels.
-  void matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to, bool gated = false);
+  /// Rows of the parts one after another, packed for the kernels in the model's dtype ...
+  void matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to);
+  /// ... two parts interleaved for a gated product ...
+  void gated_matrix(MatrixPart gate, MatrixPart up, ops::PackedMatrix* to);
+  /// ... or in f32 whatever the model's dtype.
+  void matrix_f32(MatrixPart part, ops::PackedMatrix* to);
   /// Converted to f32.
   void vector(std::string name, Shape shape, Tensor* to);
   /// Left where it is in the mapped file (f32, f16 or bf16), for tables of which a step reads a few rows.
@@ -45,6 +49,7 @@ class WeightList {
   struct Entry {
     std::vector<MatrixPart> parts;
     bool gated = false;
+    bool always_f32 = false;
     ops::PackedMatrix* matrix = nullptr;
     Tensor* vector = nullptr;
     ConstView* table = nullptr;
