@@ -156,7 +156,13 @@ int run(double seconds, const CpuOptions& options) {
     return 1;
   }
   auto& cpu = static_cast<CpuBackend&>(**backend);
-  const MachineLimits limits = measure_limits(cpu.pool(), cpu.isa(), seconds);
+  MachineLimits limits;
+  for (int i = 0; i < 3; ++i) {
+    const MachineLimits now = measure_limits(cpu.pool(), cpu.isa(), std::max(1.0, seconds));
+    limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, now.read_bytes_per_s);
+    limits.bf16_flops = std::max(limits.bf16_flops, now.bf16_flops);
+    limits.f32_flops = std::max(limits.f32_flops, now.f32_flops);
+  }
   fmt::print("{}: memory read {:.1f} GB/s, bf16 {:.1f} GFLOP/s, f32 {:.1f} GFLOP/s\n", cpu.name(),
              limits.read_bytes_per_s / 1e9, limits.bf16_flops / 1e9, limits.f32_flops / 1e9);
   const Decoder qwen;

@@ -9,8 +9,6 @@
 namespace keye::ops {
 namespace {
 
-constexpr int64_t kHeadDimMax = 256;
-
 void check_compute_dtype(DType dtype, const char* what) {
   KEYE_CHECK(dtype == DType::f32 || dtype == DType::bf16, "{} is {}, not f32 or bf16", what, dtype_name(dtype));
 }
@@ -47,7 +45,12 @@ void attention_input(Backend& backend, const AttentionInput& op) {
   check_view("cos", op.cos, {n, d / 2}, {DType::f32});
   check_view("sin", op.sin, {n, d / 2}, {DType::f32});
   KEYE_CHECK(static_cast<int64_t>(op.slots.size()) == n, "{} slots for {} tokens", op.slots.size(), n);
-  for (const int32_t slot : op.slots) KEYE_CHECK(slot >= 0, "slot {}", slot);
+  for (size_t t = 0; t < op.slots.size(); ++t) {
+    KEYE_CHECK(op.slots[t] >= 0, "slot {}", op.slots[t]);
+    KEYE_CHECK(
+        t == 0 || op.slots[t] / kPageTokens != op.slots[t - 1] / kPageTokens || op.slots[t] == op.slots[t - 1] + 1,
+        "slot {} after slot {}", op.slots[t], op.slots[t - 1]);
+  }
   backend.do_attention_input(op);
 }
 

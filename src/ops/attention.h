@@ -11,11 +11,14 @@ namespace keye::ops {
 
 class Backend;
 
+inline constexpr int kHeadDimMax = 256;
+
 /// What stands between a layer's q|k|v product and its attention: per-head RMSNorm of q and k, rotation of the pairs
 /// (i, i + d/2), and the write of k and v into the cache.
 ///   qkv      [n, (h + 2 g) d] f32       q_norm, k_norm  [d] f32
-///   cos, sin [n, d / 2] f32             slots  [n]: page * 64 + offset of every new token
-///   q        [n, h, d] bf16 or f32      k, v   planes of g heads, dtype of q
+///   cos, sin [n, d / 2] f32             slots  [n]: page * 64 + offset of every new token; those of one page are
+///   q        [n, h, d] bf16 or f32             neighbours, in order
+///   k, v     planes of g heads, dtype of q; d is even, at most kHeadDimMax
 struct AttentionInput {
   ConstView qkv;
   ConstView q_norm;
@@ -35,7 +38,8 @@ void attention_input(Backend& backend, const AttentionInput& op);
 ///   q          [n, h, d] bf16 or f32        k, v  planes of g heads (h % g == 0), dtype of q
 ///   selection  [n, selection_words] bits, bit j % 64 of word j / 64 for index j; null: all
 ///   out        [n, h d] dtype of q
-/// Pages are visited in order from index 0, with running maximum and sum: a row's result depends only on its own length.
+/// A row without any gives zeros. Pages are visited in order from index 0, with running maximum and sum: a row's result
+/// depends on its own length and selection alone.
 struct PagedAttention {
   ConstView q;
   KvPlane k;

@@ -318,7 +318,7 @@ TEST(PagedAttention, AgreesWithTheDefinition) {
   const auto backends = backends_of_two_threads();
   for_each_heads([&](const Heads& heads) {
     const auto sequences =
-        heads.q > 8 ? make_sequences(heads, {1, 65, 130}) : make_sequences(heads, {1, 2, 63, 64, 65, 300});
+        heads.q > 8 ? make_sequences(heads, {1, 65, 130}) : make_sequences(heads, {1, 2, 63, 64, 65, 200});
     Step all;
     for (size_t s = 0; s < sequences.size(); ++s) all.push_back({s, sequences[s].length});
     const Attended reference(*ref, heads, sequences, {all});
@@ -364,7 +364,9 @@ TEST(PagedAttention, BitsDoNotDependOnChunksBatchesOrThreads) {
       for (const int threads : {1, 2, 3}) {
         auto backend = make_cpu_backend({.threads = threads, .isa = isa}).value();
         for (const int rows : {1, 7, 64, length}) {
-          if (rows == 1 && threads != 2) continue;  // slow; the ragged steps below are of single rows, too
+          // Many small steps take long, above all where threads outnumber processors; the ragged steps below have some.
+          if (rows == 1 && (threads != 2 || heads.dtype != DType::bf16)) continue;
+          if (rows == 7 && threads == 3) continue;
           expect_same(Attended(*backend, heads, sequences, in_steps(sequences, rows)),
                       fmt::format("{} threads, steps of {}", threads, rows));
         }

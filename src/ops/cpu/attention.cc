@@ -208,8 +208,8 @@ class PagedRun {
     const Heads heads = heads_of(set);
     kernels_.finish(states, t.tokens * heads.rows(), dim_);
     for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
-      write_head(row_kernels_, op_.out.dtype, dim_, states + static_cast<size_t>(r) * state_stride(dim_) + kStateMix,
-                 static_cast<std::byte*>(op_.out.data) + offset(row, head));
+      round_to(row_kernels_, op_.out.dtype, dim_, states + static_cast<size_t>(r) * state_stride(dim_) + kStateMix,
+               static_cast<std::byte*>(op_.out.data) + offset(row, head));
     });
   }
 
@@ -223,46 +223,65 @@ class PagedRun {
   float* states_;
 };
 
-/// Tokens [begin, end) of a step lie in one page.
-struct PageRun {
+/// Some neighbouring tokens [begin, end) of one page, and the slots [clear_from, kPageTokens) to clear with them: those
+/// after all new tokens of the page, by the block of the token in slot 0. So no two threads write the same bytes.
+struct TokenBlock {
   int32_t begin;
   int32_t end;
+  int32_t clear_from;
 };
+constexpr int32_t kBlockTokens = 16;
 
-/// The heads of one kv head's group, for the tokens of a run. A page's head is written by one thread alone, in order of
-/// the tokens, so that clearing it at slot 0 cannot race with other writes.
-void write_run(const AttentionInput& op, const AttentionKernels& kernels, const RowKernels& row_kernels, PageRun run,
-               int kv_head, float* x, void* rounded) {
+/// Cuts a step's tokens into blocks; returns how many.
+int64_t cut_tokens(std::span<const int32_t> slots, TokenBlock* blocks) {
+  const auto n = static_cast<int32_t>(slots.size());
+  const auto page = [&](int32_t token) { return slots[static_cast<size_t>(token)] / kPageTokens; };
+  int64_t count = 0;
+  for (int32_t begin = 0, end = 0; begin < n; begin = end) {
+    while (end < n && page(end) == page(begin)) ++end;
+    const bool new_page = slots[static_cast<size_t>(begin)] % kPageTokens == 0;
+    for (int32_t t = begin; t < end; t += kBlockTokens) {
+      blocks[count++] = {t, std::min(t + kBlockTokens, end), new_page && t == begin ? end - begin : kPageTokens};
+    }
+  }
+  return count;
+}
+
+void write_tokens(const AttentionInput& op, const AttentionKernels& kernels, const RowKernels& row_kernels,
+                  const TokenBlock& block) {
   const int h = static_cast<int>(op.q.shape[1]);
   const int d = static_cast<int>(op.q.shape[2]);
   const int g = op.k.heads;
   const DType dtype = op.q.dtype;
-  const auto element = static_cast<int64_t>(dtype_bytes(dtype));
-  for (int64_t t = run.begin; t < run.end; ++t) {
-    const float* cos = op.cos.as<float>() + t * (d / 2);
-    const float* sin = op.sin.as<float>() + t * (d / 2);
-    const float* token = op.qkv.as<float>() + t * (h + 2 * g) * d;
-    const auto normalise_rotate = [&](const float* head, const ConstView& weight) {
+  const auto head_bytes = static_cast<ptrdiff_t>(d) * static_cast<ptrdiff_t>(dtype_bytes(dtype));
+  alignas(64) float x[kHeadDimMax];
+  alignas(64) float rounded[kHeadDimMax];
+  for (int64_t t = block.begin; t < block.end; ++t) {
+    const float* head = op.qkv.as<float>() + t * (h + 2 * g) * d;
+    const auto normalise_rotate = [&](const ConstView& weight, void* out) {
       row_kernels.rms_norm(head, weight.as<float>(), op.eps, d, x, nullptr);
-      kernels.rotate(x, cos, sin, d);
+      kernels.rotate(x, op.cos.as<float>() + t * (d / 2), op.sin.as<float>() + t * (d / 2), d);
+      round_to(row_kernels, dtype, d, x, out);
     };
-    for (int i = kv_head * (h / g); i < (kv_head + 1) * (h / g); ++i) {
-      normalise_rotate(token + static_cast<ptrdiff_t>(i) * d, op.q_norm);
-      write_head(row_kernels, dtype, d, x, static_cast<std::byte*>(op.q.data) + (t * h + i) * d * element);
-    }
     const int32_t page = op.slots[static_cast<size_t>(t)] / kPageTokens;
     const int slot = op.slots[static_cast<size_t>(t)] % kPageTokens;
-    std::byte* keys = op.k.block(page, kv_head);
-    std::byte* values = op.v.block(page, kv_head);
-    if (slot == 0) {
-      std::memset(keys, 0, op.k.head_bytes());
-      std::memset(values, 0, op.v.head_bytes());
+    for (int i = 0; i < h; ++i, head += d) {
+      normalise_rotate(op.q_norm, static_cast<std::byte*>(op.q.data) + (t * h + i) * head_bytes);
     }
-    normalise_rotate(token + static_cast<ptrdiff_t>(h + kv_head) * d, op.k_norm);
-    write_head(row_kernels, dtype, d, x, rounded);
-    write_key(dtype, d, rounded, keys, slot);
-    write_head(row_kernels, dtype, d, token + static_cast<ptrdiff_t>(h + g + kv_head) * d, rounded);
-    write_value(dtype, d, rounded, values, slot);
+    for (int i = 0; i < g; ++i, head += d) {
+      normalise_rotate(op.k_norm, rounded);
+      write_key(dtype, d, rounded, op.k.block(page, i), slot);
+    }
+    for (int i = 0; i < g; ++i, head += d) {
+      round_to(row_kernels, dtype, d, head, rounded);
+      write_value(dtype, d, rounded, op.v.block(page, i), slot);
+    }
+  }
+  if (block.clear_from == kPageTokens) return;
+  const int32_t page = op.slots[static_cast<size_t>(block.begin)] / kPageTokens;
+  for (int i = 0; i < g; ++i) {
+    clear_slots(op.k, op.k.block(page, i), block.clear_from);
+    clear_slots(op.v, op.v.block(page, i), block.clear_from);
   }
 }
 
@@ -271,24 +290,13 @@ void write_run(const AttentionInput& op, const AttentionKernels& kernels, const 
 void CpuBackend::do_attention_input(const AttentionInput& op) {
   const AttentionKernels* kernels = attention_kernels(isa_, op.q.dtype);
   if (kernels == nullptr) return RefBackend::do_attention_input(op);
-  const auto n = static_cast<int32_t>(op.q.shape[0]);
-  auto* runs = static_cast<PageRun*>(shared_scratch(static_cast<size_t>(n) * sizeof(PageRun)));
-  int64_t count = 0;
-  for (int32_t t = 0; t < n; ++t) {
-    const auto page = [&](int32_t token) { return op.slots[static_cast<size_t>(token)] / kPageTokens; };
-    if (t == 0 || page(t) != page(t - 1)) runs[count++] = {t, t};
-    runs[count - 1].end = t + 1;
-  }
-  const int g = op.k.heads;
-  const auto d = static_cast<size_t>(op.q.shape[2]);
-  const auto write = [&](int64_t item, int worker) {
-    auto* x = static_cast<float*>(scratch(worker, d * 2 * sizeof(float)));
-    write_run(op, *kernels, *row_kernels(isa_), runs[item / g], static_cast<int>(item % g), x, x + d);
-  };
-  if (op.qkv.bytes() <= kRangeBytes) {
-    for (int64_t item = 0; item < count * g; ++item) write(item, 0);
+  auto* blocks = static_cast<TokenBlock*>(shared_scratch(op.slots.size() * sizeof(TokenBlock)));
+  const int64_t count = cut_tokens(op.slots, blocks);
+  const auto write = [&](int64_t item, int) { write_tokens(op, *kernels, *row_kernels(isa_), blocks[item]); };
+  if (static_cast<int64_t>(op.qkv.bytes()) <= kRangeBytes) {
+    for (int64_t item = 0; item < count; ++item) write(item, 0);
   } else {
-    pool_.for_each(count * g, write);
+    pool_.for_each(count, write);
   }
 }
 

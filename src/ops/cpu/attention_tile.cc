@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "ops/attention.h"
+
 namespace keye::ops {
 namespace {
 
@@ -45,7 +47,6 @@ TileScratch::TileScratch(void* memory, int dim) {
   carve(state, kTileRows * state_stride(dim));
   carve(q, static_cast<size_t>(kTileRows) * static_cast<size_t>(dim));
   carve(row, static_cast<size_t>(dim));
-  carve(rounded, static_cast<size_t>(dim));
   carve(queries, kTileRows);
   carve(limits, kTileRows);
   carve(selection, kTileRows);
@@ -83,11 +84,27 @@ void write_value(DType dtype, int dim, const void* head, std::byte* block, int s
   }
 }
 
-void write_head(const RowKernels& row_kernels, DType dtype, int dim, const float* x, void* out) {
+void clear_slots(const KvPlane& plane, std::byte* block, int from) {
+  if (plane.layout == PlaneLayout::keys) {
+    constexpr size_t kRow = 4 * kPageTokens;  // a channel in f32, or two in bf16
+    for (size_t row = 0; row < plane.head_bytes(); row += kRow) {
+      std::memset(block + row + from * 4, 0, kRow - static_cast<size_t>(from) * 4);
+    }
+    return;
+  }
+  if (plane.dtype == DType::bf16 && from % 2 == 1) {
+    const BFloat16 zeros[kHeadDimMax] = {};
+    write_value(plane.dtype, plane.dim, zeros, block, from++);
+  }
+  const size_t kept = static_cast<size_t>(from * plane.dim) * dtype_bytes(plane.dtype);
+  std::memset(block + kept, 0, plane.head_bytes() - kept);
+}
+
+void round_to(const RowKernels& row_kernels, DType dtype, int count, const float* x, void* out) {
   if (dtype == DType::f32) {
-    std::memcpy(out, x, static_cast<size_t>(dim) * 4);
+    std::memcpy(out, x, static_cast<size_t>(count) * 4);
   } else {
-    row_kernels.narrow_bf16(x, static_cast<uint16_t*>(out), dim);
+    row_kernels.narrow_bf16(x, static_cast<uint16_t*>(out), count);
   }
 }
 

@@ -23,7 +23,6 @@ struct TileScratch {
   float* state = nullptr;                // AttentionTile's
   float* q = nullptr;                    // the packed queries
   float* row = nullptr;                  // one head
-  float* rounded = nullptr;              // one head, in any dtype
   const void** queries = nullptr;        // [kTileRows]
   int32_t* limits = nullptr;             // [kTileRows]
   const uint64_t** selection = nullptr;  // [kTileRows]
@@ -37,8 +36,11 @@ void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels
 void write_key(DType dtype, int dim, const void* head, std::byte* block, int slot);
 void write_value(DType dtype, int dim, const void* head, std::byte* block, int slot);
 
-/// out[0, dim) of `dtype` = x, rounded.
-void write_head(const RowKernels& row_kernels, DType dtype, int dim, const float* x, void* out);
+/// Clears the slots [from, kPageTokens) of one head's block.
+void clear_slots(const KvPlane& plane, std::byte* block, int from);
+
+/// out[0, count) of `dtype` = x, rounded.
+void round_to(const RowKernels& row_kernels, DType dtype, int count, const float* x, void* out);
 
 /// The kernels' exponentials are powers of two.
 inline float scale_for_powers_of_two(float scale) { return scale * 1.44269504088896340736F; }

@@ -59,24 +59,35 @@ class VisionRun {
     }
   }
 
+  static size_t page_scratch_bytes(const VisionAttention& op) {
+    return static_cast<size_t>(2 * op.heads * op.qkv.shape[3]) * sizeof(float);
+  }
+
   /// Packs a page of keys and values, for every head, and leaves the rotated queries in `out`, where the tile that
   /// replaces them with their results will find them.
-  void pack_page(int64_t item, const TileScratch& scratch) const {
+  void pack_page(int64_t item, void* memory) const {
     const Piece& page = page_list_[item];
+    auto* row = static_cast<float*>(memory);
+    void* rounded = row + op_.heads * dim_;
+    const auto block = [&](std::byte* blocks, int64_t head) {
+      return blocks + static_cast<size_t>(head * pages_ + item) * block_bytes();
+    };
     for (int i = 0; i < page.count; ++i) {
       const int64_t patch = page.first + i;
-      for (int64_t head = 0; head < op_.heads; ++head) {
-        const size_t block = static_cast<size_t>(head * pages_ + item) * block_bytes();
-        if (i == 0 && page.count < kPageTokens) {
-          std::memset(keys_ + block, 0, block_bytes());
-          std::memset(values_ + block, 0, block_bytes());
-        }
-        load(patch, 0, head, scratch.row, out_head(patch, head));
-        load(patch, 1, head, scratch.row, scratch.rounded);
-        write_key(op_.out.dtype, dim_, scratch.rounded, keys_ + block, i);
-        load(patch, 2, head, scratch.row, scratch.rounded);
-        write_value(op_.out.dtype, dim_, scratch.rounded, values_ + block, i);
+      load(patch, 0, row, out_head(patch, 0));
+      const auto* keys = static_cast<const std::byte*>(load(patch, 1, row, rounded));
+      for (int64_t head = 0; head < op_.heads; ++head, keys += head_bytes()) {
+        write_key(op_.out.dtype, dim_, keys, block(keys_, head), i);
       }
+      const auto* values = static_cast<const std::byte*>(load(patch, 2, row, rounded));
+      for (int64_t head = 0; head < op_.heads; ++head, values += head_bytes()) {
+        write_value(op_.out.dtype, dim_, values, block(values_, head), i);
+      }
+    }
+    if (page.count == kPageTokens) return;
+    for (int64_t head = 0; head < op_.heads; ++head) {
+      clear_slots(plane(PlaneLayout::keys), block(keys_, head), page.count);
+      clear_slots(plane(PlaneLayout::values), block(values_, head), page.count);
     }
   }
 
@@ -107,42 +118,41 @@ class VisionRun {
     kernels_.finish(scratch.state, piece.count, dim_);
     for (int r = 0; r < piece.count; ++r) {
       const float* mix = scratch.state + static_cast<size_t>(r) * state_stride(dim_) + kStateMix;
-      write_head(row_kernels_, op_.out.dtype, dim_, mix, out_head(piece.first + r, head));
+      round_to(row_kernels_, op_.out.dtype, dim_, mix, out_head(piece.first + r, head));
     }
   }
 
  private:
-  size_t block_bytes() const {
-    return static_cast<size_t>(kPageTokens) * static_cast<size_t>(dim_) * dtype_bytes(op_.out.dtype);
-  }
+  size_t head_bytes() const { return static_cast<size_t>(dim_) * dtype_bytes(op_.out.dtype); }
+  size_t block_bytes() const { return kPageTokens * head_bytes(); }
+  KvPlane plane(PlaneLayout layout) const { return {nullptr, op_.out.dtype, layout, 1, dim_}; }
   size_t lists_bytes() const {
     const size_t bytes = static_cast<size_t>(pages_ + tiles_) * sizeof(Piece) + op_.segments.size() * sizeof(int64_t);
     return (bytes + 63) / 64 * 64;
   }
 
   void* out_head(int64_t patch, int64_t head) const {
-    return static_cast<std::byte*>(op_.out.data) +
-           (patch * op_.heads + head) * dim_ * static_cast<int64_t>(dtype_bytes(op_.out.dtype));
+    return static_cast<std::byte*>(op_.out.data) + static_cast<size_t>(patch * op_.heads + head) * head_bytes();
   }
 
-  /// A head of a patch's q (0), k (1) or v (2), rotated unless it is v, to `to` in out's dtype.
-  void load(int64_t patch, int which, int64_t head, float* row, void* to) const {
-    const size_t bytes = static_cast<size_t>(dim_) * dtype_bytes(op_.qkv.dtype);
-    const auto* from = static_cast<const std::byte*>(op_.qkv.data) +
-                       static_cast<size_t>((patch * 3 + which) * op_.heads + head) * bytes;
-    if (which == 2 && op_.qkv.dtype == op_.out.dtype) {
-      std::memcpy(to, from, bytes);
-      return;
-    }
+  /// All heads of a patch's q (0), k (1) or v (2), rotated unless they are v, in out's dtype: written to `to`, or where
+  /// they are. `row` is scratch.
+  const void* load(int64_t patch, int which, float* row, void* to) const {
+    const int count = op_.heads * dim_;
+    const size_t bytes = static_cast<size_t>(count) * dtype_bytes(op_.qkv.dtype);
+    const auto* from = static_cast<const std::byte*>(op_.qkv.data) + static_cast<size_t>(patch * 3 + which) * bytes;
+    if (which == 2 && op_.qkv.dtype == op_.out.dtype) return from;
     if (op_.qkv.dtype == DType::f32) {
       std::memcpy(row, from, bytes);
     } else {
-      row_kernels_.widen_bf16(reinterpret_cast<const uint16_t*>(from), row, dim_);
+      row_kernels_.widen_bf16(reinterpret_cast<const uint16_t*>(from), row, count);
     }
-    if (which != 2) {
-      kernels_.rotate(row, op_.cos.as<float>() + patch * (dim_ / 2), op_.sin.as<float>() + patch * (dim_ / 2), dim_);
+    for (int head = 0; head < op_.heads && which != 2; ++head) {
+      kernels_.rotate(row + head * dim_, op_.cos.as<float>() + patch * (dim_ / 2),
+                      op_.sin.as<float>() + patch * (dim_ / 2), dim_);
     }
-    write_head(row_kernels_, op_.out.dtype, dim_, row, to);
+    round_to(row_kernels_, op_.out.dtype, count, row, to);
+    return to;
   }
 
   const VisionAttention& op_;
@@ -169,7 +179,9 @@ void CpuBackend::do_vision_attention(const VisionAttention& op) {
   const auto tile_scratch = [&](int worker) {
     return TileScratch(scratch(worker, TileScratch(nullptr, dim).bytes), dim);
   };
-  pool_.for_each(run.page_items(), [&](int64_t item, int worker) { run.pack_page(item, tile_scratch(worker)); });
+  const size_t page_scratch = VisionRun::page_scratch_bytes(op);
+  pool_.for_each(run.page_items(),
+                 [&](int64_t item, int worker) { run.pack_page(item, scratch(worker, page_scratch)); });
   pool_.for_each(run.tile_items(), [&](int64_t item, int worker) { run.attend_tile(item, tile_scratch(worker)); });
 }
 

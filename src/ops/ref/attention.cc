@@ -59,7 +59,7 @@ void rotate(float* x, const float* cos, const float* sin, int64_t d) {
 struct RunningMix {
   float max = -std::numeric_limits<float>::infinity();
   float sum = 0;
-  std::array<float, 256> mix{};
+  std::array<float, kHeadDimMax> mix{};
 
   /// Adds a block: its scores (-inf for keys that do not count), and value(j, c) for key j, channel c.
   template <class Value>
@@ -117,7 +117,7 @@ void RefBackend::do_attention_input(const AttentionInput& op) {
   const int64_t h = op.q.shape[1];
   const int64_t d = op.q.shape[2];
   const int g = op.k.heads;
-  std::array<float, 256> head;
+  std::array<float, kHeadDimMax> head;
   for (int64_t t = 0; t < n; ++t) {
     const float* q = op.qkv.as<float>() + t * (h + 2 * g) * d;
     const float* k = q + h * d;
