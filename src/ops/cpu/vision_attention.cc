@@ -37,9 +37,9 @@ class VisionRun {
 
   size_t shared_bytes() const { return lists_bytes() + static_cast<size_t>(2 * op_.heads * pages_) * block_bytes(); }
   void use_shared(void* memory) {
-    page_list_ = static_cast<Piece*>(memory);
+    first_pages_ = static_cast<int64_t*>(memory);
+    page_list_ = reinterpret_cast<Piece*>(first_pages_ + op_.segments.size());
     tile_list_ = page_list_ + pages_;
-    first_pages_ = reinterpret_cast<int64_t*>(tile_list_ + tiles_);
     keys_ = static_cast<std::byte*>(memory) + lists_bytes();
     values_ = keys_ + static_cast<size_t>(op_.heads * pages_) * block_bytes();
     Piece* page = page_list_;
