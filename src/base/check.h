@@ -18,11 +18,11 @@ std::string check_message(fmt::format_string<Args...> format, Args&&... args) {
 }  // namespace internal
 }  // namespace keye
 
-#define KEYE_CHECK(condition, ...)                                                                           \
-  do {                                                                                                       \
-    if (!(condition)) [[unlikely]] {                                                                         \
+#define KEYE_CHECK(condition, ...)                                                                        \
+  do {                                                                                                    \
+    if (!(condition)) [[unlikely]] {                                                                      \
       ::keye::check_failed(__FILE__, __LINE__, #condition, ::keye::internal::check_message(__VA_ARGS__)); \
-    }                                                                                                        \
+    }                                                                                                     \
   } while (false)
 
 /// For inner loops: compiled out of release builds.

@@ -56,14 +56,14 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result()
-    requires std::is_void_v<T>
+  Result() requires std::is_void_v<T>
   = default;
   template <class U = Stored>
-    requires(!std::is_void_v<T> && std::is_constructible_v<Stored, U &&> &&
-             !std::is_same_v<std::remove_cvref_t<U>, Result> && !std::is_same_v<std::remove_cvref_t<U>, Error>)
-  Result(U&& value) : state_(std::in_place_index<0>, std::forward<U>(value)) {}  // NOLINT: implicit by design
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}      // NOLINT: implicit by design
+  requires(!std::is_void_v<T> && std::is_constructible_v<Stored, U&&> &&
+           !std::is_same_v<std::remove_cvref_t<U>, Result> && !std::is_same_v<std::remove_cvref_t<U>, Error>)
+      Result(U&& value)
+      : state_(std::in_place_index<0>, std::forward<U>(value)) {}            // NOLINT: implicit by design
+  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
 
   bool has_value() const { return state_.index() == 0; }
   explicit operator bool() const { return has_value(); }
@@ -99,15 +99,15 @@ class [[nodiscard]] Result {
 
 /// KEYE_TRY(auto file, open(path)); returns the error from this function, or defines `file`.
 #define KEYE_TRY(declaration, ...) KEYE_TRY_INNER(KEYE_CONCAT(keye_try_, __LINE__), declaration, __VA_ARGS__)
-#define KEYE_TRY_INNER(temporary, declaration, ...)    \
-  auto temporary = (__VA_ARGS__);                      \
+#define KEYE_TRY_INNER(temporary, declaration, ...)     \
+  auto temporary = (__VA_ARGS__);                       \
   if (!temporary.has_value()) return temporary.error(); \
   declaration = std::move(temporary).value()
 
 /// KEYE_TRY_VOID(write(file)); returns the error from this function, if there is one.
-#define KEYE_TRY_VOID(...)                                             \
-  do {                                                                 \
+#define KEYE_TRY_VOID(...)                                            \
+  do {                                                                \
     if (auto keye_result = (__VA_ARGS__); !keye_result.has_value()) { \
-      return keye_result.error();                                      \
-    }                                                                  \
+      return keye_result.error();                                     \
+    }                                                                 \
   } while (false)

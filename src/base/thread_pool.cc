@@ -10,7 +10,8 @@
 namespace keye {
 namespace {
 
-constexpr int kSpins = 20000;  // about 100 us at x86's pause: longer than the gaps inside a step, shorter than a user's pause
+constexpr int kSpins =
+    20000;  // about 100 us at x86's pause: longer than the gaps inside a step, shorter than a user's pause
 
 void relax() {
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// A fixed set of pinned threads that run one loop at a time. Waiting threads spin briefly before they sleep, so that the
-// hundreds of short loops of a decoding step cost about a microsecond each.
+// A fixed set of pinned threads that run one loop at a time. Waiting threads spin briefly before they sleep, so that
+// the hundreds of short loops of a decoding step cost about a microsecond each.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,8 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// Calls body(item, worker) once for every item of [0, items); items are handed out one by one in increasing order to
-  /// whichever thread is free; worker is in [0, size()). Returns when all are done. Not reentrant, one caller at a time.
+  /// whichever thread is free; worker is in [0, size()). Returns when all are done. Not reentrant, one caller at a
+  /// time.
   template <class Body>
   void for_each(int64_t items, Body&& body) {
     if (items <= 0) return;

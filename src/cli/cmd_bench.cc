@@ -49,23 +49,33 @@ int layers_that_fit(const model::ModelConfig& config, DType dtype) {
   return std::max(1, 1 + static_cast<int>((room - base) / layer));
 }
 
-OrderedJson to_json(const engine::BenchReport& report, const engine::BenchOptions& options, const model::ModelConfig& config,
-                    std::string_view name, int all_layers) {
+OrderedJson to_json(const engine::BenchReport& report, const engine::BenchOptions& options,
+                    const model::ModelConfig& config, std::string_view name, int all_layers) {
   OrderedJson json;
-  json["model"] = {{"name", name}, {"architecture", config.architecture}, {"dtype", dtype_name(options.dtype)},
-                   {"layers", config.text.layers}, {"layers_of_shape", all_layers}};
-  json["decode"] = {{"tokens_per_s", report.decode.tokens_per_s()}, {"gb_per_s", report.decode.bytes_per_s() / 1e9},
+  json["model"] = {{"name", name},
+                   {"architecture", config.architecture},
+                   {"dtype", dtype_name(options.dtype)},
+                   {"layers", config.text.layers},
+                   {"layers_of_shape", all_layers}};
+  json["decode"] = {{"tokens_per_s", report.decode.tokens_per_s()},
+                    {"gb_per_s", report.decode.bytes_per_s() / 1e9},
                     {"share_of_bandwidth", report.decode.bytes_per_s() / report.limits.read_bytes_per_s},
-                    {"context", options.prompt}, {"generate", options.generate}, {"batch", options.batch}};
-  json["prefill"] = {{"tokens_per_s", report.prefill.tokens_per_s()}, {"flops", report.prefill.flops_per_s()},
-                     {"share_of_peak", report.prefill.flops_per_s() / report.limits.peak_flops}, {"prompt", options.prompt}};
+                    {"context", options.prompt},
+                    {"generate", options.generate},
+                    {"batch", options.batch}};
+  json["prefill"] = {{"tokens_per_s", report.prefill.tokens_per_s()},
+                     {"flops", report.prefill.flops_per_s()},
+                     {"share_of_peak", report.prefill.flops_per_s() / report.limits.peak_flops},
+                     {"prompt", options.prompt}};
   if (report.vision) {
-    json["vision"] = {{"seconds", report.vision->seconds}, {"patches", report.vision->tokens},
+    json["vision"] = {{"seconds", report.vision->seconds},
+                      {"patches", report.vision->tokens},
                       {"flops", report.vision->flops_per_s()},
                       {"share_of_peak", report.vision->flops_per_s() / report.limits.peak_flops}};
   }
   json["limits"] = {{"gb_per_s", report.limits.read_bytes_per_s / 1e9}, {"flops", report.limits.peak_flops}};
-  json["machine"] = {{"processor", processor_name()}, {"backend", report.backend},
+  json["machine"] = {{"processor", processor_name()},
+                     {"backend", report.backend},
                      {"threads", options.threads == 0 ? ThreadPool::processors() : options.threads}};
   return json;
 }
@@ -75,24 +85,30 @@ void print_table(const engine::BenchReport& report, const engine::BenchOptions& 
   std::printf("%.*s, %s, backend %s, %s\n", static_cast<int>(name.size()), name.data(),
               std::string(dtype_name(options.dtype)).c_str(), report.backend.c_str(), processor_name().c_str());
   if (config.text.layers != all_layers) {
-    std::printf("%d of %d layers: the whole does not fit this machine's memory; figures are of these layers\n", config.text.layers, all_layers);
+    std::printf("%d of %d layers: the whole does not fit this machine's memory; figures are of these layers\n",
+                config.text.layers, all_layers);
   }
-  std::printf("limits    memory read %.1f GB/s, multiply-add %.0f GFLOP/s\n", report.limits.read_bytes_per_s / 1e9, report.limits.peak_flops / 1e9);
-  std::printf("prefill   %d tokens x %d: %.1f tokens/s, %.0f GFLOP/s, %.1f %% of the multiply-add peak\n", options.prompt, options.batch,
-              report.prefill.tokens_per_s(), report.prefill.flops_per_s() / 1e9, 100 * report.prefill.flops_per_s() / report.limits.peak_flops);
-  std::printf("decode    batch %d at context %d: %.2f tokens/s, %.1f GB/s, %.1f %% of the memory bandwidth\n", options.batch, options.prompt,
-              report.decode.tokens_per_s(), report.decode.bytes_per_s() / 1e9, 100 * report.decode.bytes_per_s() / report.limits.read_bytes_per_s);
+  std::printf("limits    memory read %.1f GB/s, multiply-add %.0f GFLOP/s\n", report.limits.read_bytes_per_s / 1e9,
+              report.limits.peak_flops / 1e9);
+  std::printf("prefill   %d tokens x %d: %.1f tokens/s, %.0f GFLOP/s, %.1f %% of the multiply-add peak\n",
+              options.prompt, options.batch, report.prefill.tokens_per_s(), report.prefill.flops_per_s() / 1e9,
+              100 * report.prefill.flops_per_s() / report.limits.peak_flops);
+  std::printf("decode    batch %d at context %d: %.2f tokens/s, %.1f GB/s, %.1f %% of the memory bandwidth\n",
+              options.batch, options.prompt, report.decode.tokens_per_s(), report.decode.bytes_per_s() / 1e9,
+              100 * report.decode.bytes_per_s() / report.limits.read_bytes_per_s);
   if (report.vision) {
-    std::printf("vision    %dx%d pixels, %.0f patches: %.2f s, %.0f GFLOP/s, %.1f %% of the multiply-add peak\n", options.image_height,
-                options.image_width, report.vision->tokens, report.vision->seconds, report.vision->flops_per_s() / 1e9,
-                100 * report.vision->flops_per_s() / report.limits.peak_flops);
+    std::printf("vision    %dx%d pixels, %.0f patches: %.2f s, %.0f GFLOP/s, %.1f %% of the multiply-add peak\n",
+                options.image_height, options.image_width, report.vision->tokens, report.vision->seconds,
+                report.vision->flops_per_s() / 1e9, 100 * report.vision->flops_per_s() / report.limits.peak_flops);
   }
 }
 
 }  // namespace
 
 int cmd_bench(int argc, char** argv) {
-  CLI::App app("Measures prefill and decode beside the machine's limits, for a checkpoint or a named shape with random weights", "bench");
+  CLI::App app(
+      "Measures prefill and decode beside the machine's limits, for a checkpoint or a named shape with random weights",
+      "bench");
   std::string folder;
   std::string shape;
   std::string image;
@@ -101,13 +117,16 @@ int cmd_bench(int argc, char** argv) {
   int layers = 0;
   bool as_json = false;
   auto* model_flag = app.add_option("--model", folder, "checkpoint folder");
-  app.add_option("--shape", shape, fmt::format("named shape with random weights: {}", fmt::join(model::shape_names(), ", ")))->excludes(model_flag);
+  app.add_option("--shape", shape,
+                 fmt::format("named shape with random weights: {}", fmt::join(model::shape_names(), ", ")))
+      ->excludes(model_flag);
   flags.add(app);
   app.add_option("--prompt", options.prompt, "tokens before decoding starts")->capture_default_str();
   app.add_option("--generate", options.generate, "decode steps")->capture_default_str();
   app.add_option("--batch", options.batch, "sequences that decode together")->capture_default_str();
   app.add_option("--repeat", options.repeat, "repeats; medians are reported")->capture_default_str();
-  app.add_option("--layers", layers, "run only so many decoder layers of a shape (default: as many as fit the memory)")->check(CLI::Range(1, 4096));
+  app.add_option("--layers", layers, "run only so many decoder layers of a shape (default: as many as fit the memory)")
+      ->check(CLI::Range(1, 4096));
   app.add_option("--image", image, "also measure the vision encoder on a picture of HxW pixels, e.g. 1008x1008");
   app.add_flag("--json", as_json, "print one JSON object");
   if (const auto code = parse_flags(app, argc, argv)) return *code;
@@ -132,9 +151,11 @@ int cmd_bench(int argc, char** argv) {
     all_layers = config->text.layers;
     if (layers == 0) layers = layers_that_fit(*config, options.dtype);
     if (layers > 0) config->text.layers = std::min(layers, all_layers);
-    random = model::random_model(*config, *loaded.backend, {.dtype = options.dtype, .step_tokens_max = 512, .step_logits_max = 128}, 1);
+    random = model::random_model(*config, *loaded.backend,
+                                 {.dtype = options.dtype, .step_tokens_max = 512, .step_logits_max = 128}, 1);
   } else {
-    auto opened = engine::load(folder, {.dtype = options.dtype, .threads = flags.threads, .isa = flags.isa, .progress = load_progress()});
+    auto opened = engine::load(
+        folder, {.dtype = options.dtype, .threads = flags.threads, .isa = flags.isa, .progress = load_progress()});
     if (!opened) return report("bench", opened.error());
     loaded = std::move(opened).value();
     all_layers = loaded.model->config().text.layers;

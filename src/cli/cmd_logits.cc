@@ -14,11 +14,13 @@ namespace {
 
 Result<std::vector<int32_t>> read_ids(const std::string& path, int vocab) {
   KEYE_TRY(const Json json, read_json(path));
-  if (!json.is_array() || json.empty()) return make_error(ErrorCode::invalid_argument, path, "should be a JSON array of token ids");
+  if (!json.is_array() || json.empty())
+    return make_error(ErrorCode::invalid_argument, path, "should be a JSON array of token ids");
   std::vector<int32_t> ids;
   for (const Json& id : json) {
     if (!id.is_number_integer() || id < 0 || id >= vocab) {
-      return make_error(ErrorCode::invalid_argument, path, "should hold token ids in [0, {}), got {}", vocab, id.dump());
+      return make_error(ErrorCode::invalid_argument, path, "should hold token ids in [0, {}), got {}", vocab,
+                        id.dump());
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -33,8 +35,12 @@ struct Flags {
 
 Result<void> run(const Flags& flags) {
   KEYE_TRY(const Path folder, model_folder(flags.folder));
-  KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(), .threads = flags.model.threads, .isa = flags.model.isa,
-                                              .step_tokens_max = flags.chunk, .step_logits_max = flags.chunk, .progress = load_progress()}));
+  KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(),
+                                              .threads = flags.model.threads,
+                                              .isa = flags.model.isa,
+                                              .step_tokens_max = flags.chunk,
+                                              .step_logits_max = flags.chunk,
+                                              .progress = load_progress()}));
   const int vocab = loaded.model->config().text.vocab;
   prompt::Prompt prompt;
   if (flags.ids.empty()) {
@@ -48,7 +54,8 @@ Result<void> run(const Flags& flags) {
   KEYE_TRY(const Tensor logits, engine::all_logits(*loaded.model, prompt, flags.chunk, generate_progress()));
   Tensor positions(DType::i32, {3, n});
   for (size_t axis = 0; axis < 3; ++axis) {
-    std::copy(prompt.positions[axis].begin(), prompt.positions[axis].end(), positions.as<int32_t>() + static_cast<int64_t>(axis) * n);
+    std::copy(prompt.positions[axis].begin(), prompt.positions[axis].end(),
+              positions.as<int32_t>() + static_cast<int64_t>(axis) * n);
   }
   return write_safetensors(flags.out, {{"input_ids", {prompt.tokens.data(), DType::i32, {n}}},
                                        {"positions", positions.view()},
@@ -58,17 +65,23 @@ Result<void> run(const Flags& flags) {
 }  // namespace
 
 int cmd_logits(int argc, char** argv) {
-  CLI::App app("Writes the logits of every token of a prompt: input_ids i32 [n], positions i32 [3, n], logits f32 [n, vocab]", "logits");
+  CLI::App app(
+      "Writes the logits of every token of a prompt: input_ids i32 [n], positions i32 [3, n], logits f32 [n, vocab]",
+      "logits");
   Flags flags;
   app.add_option("--model", flags.folder, "checkpoint folder (default: the model that comes with the program)");
   auto* messages = app.add_option("--messages", flags.messages, "JSON file: a list of chat messages");
-  app.add_option("--tools", flags.tools, "JSON file: a list of tool definitions for the chat template")->needs(messages);
+  app.add_option("--tools", flags.tools, "JSON file: a list of tool definitions for the chat template")
+      ->needs(messages);
   app.add_option("--ids", flags.ids, "JSON file: an array of token ids")->excludes(messages);
-  app.add_option("--chunk", flags.chunk, "tokens of one step; the result does not depend on it")->check(CLI::Range(1, 8192))->capture_default_str();
+  app.add_option("--chunk", flags.chunk, "tokens of one step; the result does not depend on it")
+      ->check(CLI::Range(1, 8192))
+      ->capture_default_str();
   app.add_option("--out", flags.out, "safetensors file to write")->required();
   flags.model.add(app);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
-  if (flags.messages.empty() == flags.ids.empty()) return usage_error("logits", "give one of --messages F.json and --ids F.json");
+  if (flags.messages.empty() == flags.ids.empty())
+    return usage_error("logits", "give one of --messages F.json and --ids F.json");
   const auto done = run(flags);
   return done ? kExitOk : report("logits", done.error());
 }

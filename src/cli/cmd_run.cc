@@ -40,18 +40,25 @@ struct Flags {
 void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.folder, "checkpoint folder (default: the model that comes with the program)");
   app.add_option("--image", flags.images, "picture file, file:// or data: URI; may be repeated");
-  auto* prompt = app.add_option("--prompt", flags.prompt, "the question; without it, questions are read from standard input");
+  auto* prompt =
+      app.add_option("--prompt", flags.prompt, "the question; without it, questions are read from standard input");
   app.add_option("--system", flags.system, "system message");
-  app.add_option("--messages", flags.messages, "JSON file: a list of chat messages, in place of --prompt, --image and --system")->excludes(prompt);
+  app.add_option("--messages", flags.messages,
+                 "JSON file: a list of chat messages, in place of --prompt, --image and --system")
+      ->excludes(prompt);
   app.add_option("--max-tokens", flags.max_tokens, "longest reply, in tokens")->capture_default_str();
-  app.add_option("--context", flags.context, "tokens of prompt and reply to have memory for (default: what the prompt needs)");
+  app.add_option("--context", flags.context,
+                 "tokens of prompt and reply to have memory for (default: what the prompt needs)");
   app.add_option("--temperature", flags.temperature, "0: always the likeliest token");
   app.add_option("--top-p", flags.top_p, "sample from the likeliest tokens that make up this share");
   app.add_option("--top-k", flags.top_k, "sample from so many likeliest tokens; 0: all");
-  app.add_option("--min-p", flags.min_p, "drop tokens below this share of the likeliest one's probability")->capture_default_str();
+  app.add_option("--min-p", flags.min_p, "drop tokens below this share of the likeliest one's probability")
+      ->capture_default_str();
   app.add_option("--repetition-penalty", flags.repetition_penalty, "divides the logits of tokens already seen");
-  app.add_option("--presence-penalty", flags.presence_penalty, "subtracted from tokens already in the reply")->capture_default_str();
-  app.add_option("--frequency-penalty", flags.frequency_penalty, "the same, for each time they occur")->capture_default_str();
+  app.add_option("--presence-penalty", flags.presence_penalty, "subtracted from tokens already in the reply")
+      ->capture_default_str();
+  app.add_option("--frequency-penalty", flags.frequency_penalty, "the same, for each time they occur")
+      ->capture_default_str();
   app.add_option("--logit-bias", flags.logit_bias, "TOKEN_ID=BIAS added to that token's logit; may be repeated");
   app.add_option("--seed", flags.seed, "of the random numbers; same seed, same reply (default: random)");
   app.add_option("--n", flags.replies, "replies to the one prompt; reply i uses seed + i")->capture_default_str();
@@ -59,7 +66,8 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--stop-token-id", flags.stop_ids, "token that ends the reply; may be repeated");
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after end-of-sequence tokens, up to --max-tokens");
   app.add_flag("--show-special-tokens", flags.show_special, "print special tokens too");
-  app.add_flag("--json", flags.as_json, "print one object: text, finish_reason, prompt_tokens, completion_tokens, timings");
+  app.add_flag("--json", flags.as_json,
+               "print one object: text, finish_reason, prompt_tokens, completion_tokens, timings");
   flags.model.add(app);
 }
 
@@ -109,12 +117,16 @@ class Session {
   Session(const Flags& flags, engine::LoadedModel loaded) : flags_(flags), loaded_(std::move(loaded)) {}
 
   /// Answers a conversation; `show` gets the first reply's text as it grows.
-  Result<std::vector<Answer>> answer(const prompt::Conversation& conversation, const std::function<void(std::string_view)>& show,
-                                     const std::stop_token& stop, engine::Timings& timings) {
+  Result<std::vector<Answer>> answer(const prompt::Conversation& conversation,
+                                     const std::function<void(std::string_view)>& show, const std::stop_token& stop,
+                                     engine::Timings& timings) {
     engine::Request request;
     KEYE_TRY(request.prompt, loaded_.prompts->build(conversation, {}));
     KEYE_TRY(request.sampling, sampling_of(flags_, loaded_.generation));
-    request.stop = {.max_tokens = flags_.max_tokens, .strings = flags_.stops, .token_ids = loaded_.generation.eos_ids, .ignore_eos = flags_.ignore_eos};
+    request.stop = {.max_tokens = flags_.max_tokens,
+                    .strings = flags_.stops,
+                    .token_ids = loaded_.generation.eos_ids,
+                    .ignore_eos = flags_.ignore_eos};
     request.stop.token_ids.insert(request.stop.token_ids.end(), flags_.stop_ids.begin(), flags_.stop_ids.end());
     request.replies = flags_.replies;
     request.skip_special_tokens = !flags_.show_special;
@@ -136,10 +148,13 @@ class Session {
   Result<void> reserve(const engine::Request& request) {
     const int64_t context = loaded_.model->config().text.positions_max;
     const int64_t length = static_cast<int64_t>(request.prompt.tokens.size());
-    const int64_t wanted = std::max<int64_t>(flags_.context, std::min(context, length + std::max(1, flags_.max_tokens)));
+    const int64_t wanted =
+        std::max<int64_t>(flags_.context, std::min(context, length + std::max(1, flags_.max_tokens)));
     const int64_t pages = std::max(1, flags_.replies) * (wanted / ops::kPageTokens + 2);
     if (generator_ && cache_->pages() >= pages) return {};
-    if (pages > (int64_t{1} << 24)) return make_error(ErrorCode::too_large, "context", "{} tokens for {} replies are too many", wanted, flags_.replies);
+    if (pages > (int64_t{1} << 24))
+      return make_error(ErrorCode::too_large, "context", "{} tokens for {} replies are too many", wanted,
+                        flags_.replies);
     generator_.reset();
     cache_ = std::make_unique<model::KvCache>(loaded_.model->kv_spec(), static_cast<int>(pages));
     generator_ = std::make_unique<engine::Generator>(*loaded_.model, *cache_, loaded_.prompts->tokenizer());
@@ -155,15 +170,24 @@ class Session {
 OrderedJson to_json(const std::vector<Answer>& answers, const engine::Timings& timings, double load_seconds) {
   int tokens = 0;
   for (const Answer& answer : answers) tokens += answer.tokens;
-  OrderedJson json = {{"text", answers[0].text}, {"finish_reason", answers[0].finish_reason}, {"prompt_tokens", timings.prompt_tokens}, {"completion_tokens", tokens}};
+  OrderedJson json = {{"text", answers[0].text},
+                      {"finish_reason", answers[0].finish_reason},
+                      {"prompt_tokens", timings.prompt_tokens},
+                      {"completion_tokens", tokens}};
   if (answers.size() > 1) {
-    for (const Answer& answer : answers) json["choices"].push_back({{"text", answer.text}, {"finish_reason", answer.finish_reason}, {"completion_tokens", answer.tokens}});
+    for (const Answer& answer : answers)
+      json["choices"].push_back(
+          {{"text", answer.text}, {"finish_reason", answer.finish_reason}, {"completion_tokens", answer.tokens}});
   }
-  json["timings"] = {{"load_s", load_seconds}, {"vision_s", timings.vision}, {"prefill_s", timings.prefill}, {"decode_s", timings.decode}};
+  json["timings"] = {{"load_s", load_seconds},
+                     {"vision_s", timings.vision},
+                     {"prefill_s", timings.prefill},
+                     {"decode_s", timings.decode}};
   return json;
 }
 
-Result<int> answer_once(Session& session, const Flags& flags, const prompt::Conversation& conversation, double load_seconds, const std::stop_token& stop) {
+Result<int> answer_once(Session& session, const Flags& flags, const prompt::Conversation& conversation,
+                        double load_seconds, const std::stop_token& stop) {
   engine::Timings timings;
   const bool streams = !flags.as_json && flags.replies == 1;
   auto show = [&](std::string_view text) {
@@ -171,11 +195,13 @@ Result<int> answer_once(Session& session, const Flags& flags, const prompt::Conv
   };
   KEYE_TRY(const auto answers, session.answer(conversation, show, stop, timings));
   if (flags.as_json) {
-    KEYE_TRY_VOID(write_stdout(to_json(answers, timings, load_seconds).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"));
+    KEYE_TRY_VOID(write_stdout(
+        to_json(answers, timings, load_seconds).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"));
   } else if (streams) {
     KEYE_TRY_VOID(write_stdout("\n"));
   } else {
-    for (size_t i = 0; i < answers.size(); ++i) KEYE_TRY_VOID(write_stdout(fmt::format("[{}] {}\n", i + 1, answers[i].text)));
+    for (size_t i = 0; i < answers.size(); ++i)
+      KEYE_TRY_VOID(write_stdout(fmt::format("[{}] {}\n", i + 1, answers[i].text)));
   }
   return stop.stop_requested() ? kExitFailed : kExitOk;
 }
@@ -212,7 +238,10 @@ Result<int> run(const Flags& flags) {
   const std::stop_token stop = interrupt_token();  // before any thread starts, so that all leave the signals to it
   KEYE_TRY(const Path folder, model_folder(flags.folder));
   const auto start = std::chrono::steady_clock::now();
-  KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(), .threads = flags.model.threads, .isa = flags.model.isa, .progress = load_progress()}));
+  KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(),
+                                              .threads = flags.model.threads,
+                                              .isa = flags.model.isa,
+                                              .progress = load_progress()}));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Session session(flags, std::move(loaded));
   if (!flags.messages.empty()) {
@@ -236,7 +265,8 @@ int cmd_run(int argc, char** argv) {
   add_flags(app, flags);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
   if (!flags.messages.empty() && (!flags.images.empty() || !flags.system.empty())) {
-    return usage_error("run", "--messages holds the whole conversation; it cannot be combined with --image or --system");
+    return usage_error("run",
+                       "--messages holds the whole conversation; it cannot be combined with --image or --system");
   }
   if (flags.prompt.empty() && flags.messages.empty() && (flags.as_json || flags.replies != 1)) {
     return usage_error("run", "--json and --n need --prompt or --messages");

@@ -39,10 +39,13 @@ Result<prompt::Conversation> read_conversation(const std::string& messages_file,
   conversation.messages = whole;
   if (whole.is(text::Kind::dict)) {
     const text::Value* messages = whole.dict().find("messages");
-    if (messages == nullptr) return make_error(ErrorCode::invalid_argument, messages_file, "should be a list of messages, or an object with \"messages\"");
+    if (messages == nullptr)
+      return make_error(ErrorCode::invalid_argument, messages_file,
+                        "should be a list of messages, or an object with \"messages\"");
     conversation.messages = *messages;
     if (const text::Value* tools = whole.dict().find("tools")) conversation.render.tools = *tools;
-    if (const text::Value* kwargs = whole.dict().find("chat_template_kwargs"); kwargs != nullptr && kwargs->is(text::Kind::dict)) {
+    if (const text::Value* kwargs = whole.dict().find("chat_template_kwargs");
+        kwargs != nullptr && kwargs->is(text::Kind::dict)) {
       conversation.render.variables = kwargs->dict();
     }
   }

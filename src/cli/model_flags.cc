@@ -23,7 +23,9 @@ void show(std::string_view what) {
 }  // namespace
 
 void ModelFlags::add(CLI::App& app) {
-  app.add_option("--dtype", dtype_text, "of weights, activations and KV cache")->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
+  app.add_option("--dtype", dtype_text, "of weights, activations and KV cache")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
   app.add_option("--threads", threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
   app.add_option("--isa", isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
 }
@@ -32,12 +34,15 @@ Result<Path> model_folder(const std::string& given) {
   if (!given.empty()) return Path(given);
   std::error_code ignored;
   const Path program = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
-  const Path candidates[] = {program / "../../models/keye-nano", program / "../share/keye/models/keye-nano", "models/keye-nano"};
+  const Path candidates[] = {program / "../../models/keye-nano", program / "../share/keye/models/keye-nano",
+                             "models/keye-nano"};
   for (const Path& candidate : candidates) {
-    if (std::filesystem::exists(candidate / "config.json", ignored)) return std::filesystem::canonical(candidate, ignored);
+    if (std::filesystem::exists(candidate / "config.json", ignored))
+      return std::filesystem::canonical(candidate, ignored);
   }
-  return make_error(ErrorCode::not_found, "models/keye-nano",
-                    "the model that comes with the program is not beside it; name a checkpoint folder with --model DIR");
+  return make_error(
+      ErrorCode::not_found, "models/keye-nano",
+      "the model that comes with the program is not beside it; name a checkpoint folder with --model DIR");
 }
 
 void clear_progress() {
@@ -47,7 +52,8 @@ void clear_progress() {
 model::LoadProgress load_progress() {
   if (!shows_progress()) return {};
   return [](size_t done, size_t total) {
-    show(fmt::format("loading {:.0f} %", 100.0 * static_cast<double>(done) / static_cast<double>(std::max<size_t>(total, 1))));
+    show(fmt::format("loading {:.0f} %",
+                     100.0 * static_cast<double>(done) / static_cast<double>(std::max<size_t>(total, 1))));
     if (done >= total) clear_progress();
   };
 }

@@ -45,8 +45,12 @@ struct Sequences {
     const auto begin = static_cast<size_t>(first);
     const auto size = static_cast<size_t>(count);
     const auto position = std::span(positions).subspan(begin, size);
-    return {.tokens = std::span(tokens).subspan(begin, size), .positions = {position, position, position}, .context = first,
-            .pages = pages[static_cast<size_t>(sequence)], .features = {}, .logits = logits};
+    return {.tokens = std::span(tokens).subspan(begin, size),
+            .positions = {position, position, position},
+            .context = first,
+            .pages = pages[static_cast<size_t>(sequence)],
+            .features = {},
+            .logits = logits};
   }
 };
 
@@ -56,15 +60,18 @@ void raise_limits(BenchLimits& limits, const BenchOptions& options) {
   ThreadPool pool(options.threads == 0 ? ThreadPool::processors() : options.threads);
   const ops::MachineLimits measured = ops::measure_limits(pool, isa, 1.0);
   limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, measured.read_bytes_per_s);
-  limits.peak_flops = std::max(limits.peak_flops, options.dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
+  limits.peak_flops =
+      std::max(limits.peak_flops, options.dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
 }
 
 BenchPhase measure_vision(model::Model& model, const BenchOptions& options) {
   const model::VisionConfig& vision = *model.config().vision;
-  const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{options.image_height / vision.patch, options.image_width / vision.patch}};
+  const std::array<model::VisionGrid, 1> grid = {
+      model::VisionGrid{options.image_height / vision.patch, options.image_width / vision.patch}};
   const int patches = grid[0].patches();
   Tensor pixels(DType::f32, {patches, int64_t{vision.channels} * vision.patch * vision.patch});
-  for (int64_t i = 0; i < pixels.shape().elements(); ++i) pixels.as<float>()[i] = static_cast<float>(i % 255) / 127.5F - 1.0F;
+  for (int64_t i = 0; i < pixels.shape().elements(); ++i)
+    pixels.as<float>()[i] = static_cast<float>(i % 255) / 127.5F - 1.0F;
   Tensor features(DType::f32, {model::merged_tokens(grid[0], vision.merge), model.config().text.hidden});
   std::vector<double> seconds;
   for (int i = 0; i <= options.repeat; ++i) {
@@ -72,8 +79,10 @@ BenchPhase measure_vision(model::Model& model, const BenchOptions& options) {
     model.encode_vision(pixels.view(), grid, features.view());
     if (i > 0) seconds.push_back(seconds_since(start));  // the first one also allocates
   }
-  return {.seconds = median(seconds), .tokens = static_cast<double>(patches),
-          .flops = model::vision_flops(vision, model.config().text.hidden, patches), .bytes = 0};
+  return {.seconds = median(seconds),
+          .tokens = static_cast<double>(patches),
+          .flops = model::vision_flops(vision, model.config().text.hidden, patches),
+          .bytes = 0};
 }
 
 Result<void> check(const model::Model& model, const BenchOptions& options) {
@@ -83,10 +92,12 @@ Result<void> check(const model::Model& model, const BenchOptions& options) {
   const model::ModelConfig& config = model.config();
   if (options.prompt < 1 || options.generate < 1) return refuse("prompt, generate", "should be at least 1");
   if (options.prompt + options.generate > config.text.positions_max) {
-    return refuse("prompt", fmt::format("{} + {} tokens exceed the context of {}", options.prompt, options.generate, config.text.positions_max));
+    return refuse("prompt", fmt::format("{} + {} tokens exceed the context of {}", options.prompt, options.generate,
+                                        config.text.positions_max));
   }
   if (options.batch < 1 || options.batch > std::min(model.step_tokens_max(), model.step_logits_max())) {
-    return refuse("batch", fmt::format("should be in [1, {}], got {}", std::min(model.step_tokens_max(), model.step_logits_max()), options.batch));
+    return refuse("batch", fmt::format("should be in [1, {}], got {}",
+                                       std::min(model.step_tokens_max(), model.step_logits_max()), options.batch));
   }
   if (options.repeat < 1) return refuse("repeat", "should be at least 1");
   if (options.image_height == 0 && options.image_width == 0) return {};
@@ -94,7 +105,8 @@ Result<void> check(const model::Model& model, const BenchOptions& options) {
   const int factor = config.vision->patch * config.vision->merge;
   for (const int side : {options.image_height, options.image_width}) {
     if (side < factor || side % factor != 0 || side > 20 * 1024) {
-      return refuse("image", fmt::format("sides should be multiples of {} up to 20480, got {}x{}", factor, options.image_height, options.image_width));
+      return refuse("image", fmt::format("sides should be multiples of {} up to 20480, got {}x{}", factor,
+                                         options.image_height, options.image_width));
     }
   }
   return {};
@@ -126,7 +138,8 @@ Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const 
       for (int first = 0; first < options.prompt;) {
         const int count = std::min(options.prompt - first, model.step_tokens_max());
         const bool is_last = first + count == options.prompt;
-        const SequenceStep step = sequences.step(s, first, count, is_last ? SequenceStep::Logits::last : SequenceStep::Logits::none);
+        const SequenceStep step =
+            sequences.step(s, first, count, is_last ? SequenceStep::Logits::last : SequenceStep::Logits::none);
         runner.step({&step, 1});
         first += count;
       }
@@ -154,13 +167,18 @@ Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const 
   const double generate = options.generate;
   const double batch = options.batch;
   const double steps = std::ceil(prompt / model.step_tokens_max());
-  report.prefill = {.seconds = median(prefill_seconds), .tokens = batch * prompt,
-                    .flops = batch * (prompt * cost.matmul_flops_per_token + cost.head_flops + cost.attention_flops_per_key * prompt * (prompt + 1) / 2),
+  report.prefill = {.seconds = median(prefill_seconds),
+                    .tokens = batch * prompt,
+                    .flops = batch * (prompt * cost.matmul_flops_per_token + cost.head_flops +
+                                      cost.attention_flops_per_key * prompt * (prompt + 1) / 2),
                     .bytes = batch * steps * cost.weight_bytes(prompt / steps)};
   const double keys = generate * prompt + generate * (generate + 1) / 2;  // that all decoded tokens of a sequence see
-  report.decode = {.seconds = median(decode_seconds), .tokens = batch * generate,
-                   .flops = batch * (generate * (cost.matmul_flops_per_token + cost.head_flops) + cost.attention_flops_per_key * keys),
-                   .bytes = generate * cost.weight_bytes(batch) + batch * keys * static_cast<double>(model.kv_spec().bytes_per_token())};
+  report.decode = {.seconds = median(decode_seconds),
+                   .tokens = batch * generate,
+                   .flops = batch * (generate * (cost.matmul_flops_per_token + cost.head_flops) +
+                                     cost.attention_flops_per_key * keys),
+                   .bytes = generate * cost.weight_bytes(batch) +
+                            batch * keys * static_cast<double>(model.kv_spec().bytes_per_token())};
   return report;
 }
 

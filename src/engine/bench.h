@@ -12,14 +12,14 @@
 namespace keye::engine {
 
 struct BenchOptions {
-  int prompt = 512;         // tokens before decoding starts, of each sequence
-  int generate = 32;        // decode steps
-  int batch = 1;            // sequences that decode together
-  int repeat = 3;           // of everything; medians are reported
-  int threads = 0;          // as the backend's
+  int prompt = 512;   // tokens before decoding starts, of each sequence
+  int generate = 32;  // decode steps
+  int batch = 1;      // sequences that decode together
+  int repeat = 3;     // of everything; medians are reported
+  int threads = 0;    // as the backend's
   std::string isa;
   DType dtype = DType::bf16;
-  int image_height = 0;     // pixels; 0: no vision measurement
+  int image_height = 0;  // pixels; 0: no vision measurement
   int image_width = 0;
 };
 
@@ -29,10 +29,10 @@ struct BenchLimits {
 };
 
 struct BenchPhase {
-  double seconds = 0;           // median of the repeats
-  double tokens = 0;            // of one repeat
-  double flops = 0;             // of one repeat
-  double bytes = 0;             // that one repeat must read: weights and KV
+  double seconds = 0;  // median of the repeats
+  double tokens = 0;   // of one repeat
+  double flops = 0;    // of one repeat
+  double bytes = 0;    // that one repeat must read: weights and KV
   double tokens_per_s() const { return tokens / seconds; }
   double flops_per_s() const { return flops / seconds; }
   double bytes_per_s() const { return bytes / seconds; }

@@ -11,7 +11,8 @@
 namespace keye::engine {
 namespace {
 
-Sampled sample(const std::vector<float>& logits, const SamplingParams& params, const TokenHistory& history = {}, int64_t position = 0) {
+Sampled sample(const std::vector<float>& logits, const SamplingParams& params, const TokenHistory& history = {},
+               int64_t position = 0) {
   return Sampler(static_cast<int>(logits.size())).sample(logits, params, history, position);
 }
 
@@ -67,7 +68,8 @@ TEST(Sampler, PenaltiesAndBias) {
   history.add_prompt(std::vector<int32_t>{1});
   history.add_reply(2);
   history.add_reply(2);
-  EXPECT_EQ(sample({0, 4, 3, 1}, {.temperature = 0, .repetition_penalty = 2.0F}, history).token, 1);  // 4 / 2 = 2 against 3 / 2
+  EXPECT_EQ(sample({0, 4, 3, 1}, {.temperature = 0, .repetition_penalty = 2.0F}, history).token,
+            1);  // 4 / 2 = 2 against 3 / 2
   EXPECT_EQ(sample({0, 4, 3, 2.5F}, {.temperature = 0, .repetition_penalty = 2.0F}, history).token, 3);
   EXPECT_EQ(sample({0, 1, 3, 2.5F}, {.temperature = 0, .presence_penalty = 1.0F}, history).token, 3);
   EXPECT_EQ(sample({0, 1, 3, 1.5F}, {.temperature = 0, .frequency_penalty = 1.0F}, history).token, 3);  // 3 - 2

@@ -29,25 +29,31 @@ struct Generator::Reply {
   TokenHistory history;
   text::Detokenizer detokenizer;
   StopStrings stops;
-  int64_t length = 0;      // tokens of prompt and reply, the newest not yet in the cache
+  int64_t length = 0;  // tokens of prompt and reply, the newest not yet in the cache
   int32_t last_token = 0;
-  int tokens = 0;          // of the reply
+  int tokens = 0;  // of the reply
   bool done = false;
 };
 
 Generator::Generator(model::Model& model, model::KvCache& cache, const text::Tokenizer& tokenizer)
-    : model_(model), cache_(cache), tokenizer_(tokenizer), runner_(model, cache),
-      sampler_(model.config().text.vocab), pool_(cache.pages()) {}
+    : model_(model),
+      cache_(cache),
+      tokenizer_(tokenizer),
+      runner_(model, cache),
+      sampler_(model.config().text.vocab),
+      pool_(cache.pages()) {}
 
 Result<void> Generator::check(const Request& request) const {
   const model::TextConfig& text = model_.config().text;
   KEYE_TRY_VOID(check_sampling(request.sampling, text.vocab));
   if (request.prompt.tokens.empty()) return make_error(ErrorCode::invalid_argument, "prompt", "is empty");
   if (request.replies < 1 || request.replies > std::min(128, model_.step_logits_max())) {
-    return make_error(ErrorCode::invalid_argument, "n", "should be in [1, {}], got {}", std::min(128, model_.step_logits_max()), request.replies);
+    return make_error(ErrorCode::invalid_argument, "n", "should be in [1, {}], got {}",
+                      std::min(128, model_.step_logits_max()), request.replies);
   }
   if (request.stop.max_tokens < 1) {
-    return make_error(ErrorCode::invalid_argument, "max_tokens", "should be at least 1, got {}", request.stop.max_tokens);
+    return make_error(ErrorCode::invalid_argument, "max_tokens", "should be at least 1, got {}",
+                      request.stop.max_tokens);
   }
   for (const int32_t token : request.prompt.tokens) {
     if (token < 0 || token >= text.vocab) {
@@ -57,15 +63,16 @@ Result<void> Generator::check(const Request& request) const {
   const auto length = static_cast<int64_t>(request.prompt.tokens.size());
   const int64_t longest = length + request.stop.max_tokens;
   if (longest > text.positions_max) {
-    return make_error(ErrorCode::too_large, "prompt", "{} tokens of prompt and up to {} of reply exceed the model's context of {}",
-                      length, request.stop.max_tokens, text.positions_max);
+    return make_error(ErrorCode::too_large, "prompt",
+                      "{} tokens of prompt and up to {} of reply exceed the model's context of {}", length,
+                      request.stop.max_tokens, text.positions_max);
   }
   // Replies share the prompt's whole pages.
   const int64_t shared = length / ops::kPageTokens;
   const int64_t needed = shared + request.replies * (pages_for(longest) - shared) + 1;
   if (needed > pool_.free_pages()) {
-    return make_error(ErrorCode::too_large, "prompt", "needs {} pages of KV cache ({} tokens each), {} are free", needed,
-                      ops::kPageTokens, pool_.free_pages());
+    return make_error(ErrorCode::too_large, "prompt", "needs {} pages of KV cache ({} tokens each), {} are free",
+                      needed, ops::kPageTokens, pool_.free_pages());
   }
   return {};
 }
@@ -122,7 +129,10 @@ Result<Timings> Generator::run(const Request& request, const GenerateOptions& op
   std::vector<Reply> replies;
   replies.reserve(static_cast<size_t>(request.replies));
   for (int i = 0; i < request.replies; ++i) {
-    Reply reply{.index = i, .sampling = request.sampling, .pages = {}, .history = {},
+    Reply reply{.index = i,
+                .sampling = request.sampling,
+                .pages = {},
+                .history = {},
                 .detokenizer = text::Detokenizer(tokenizer_, request.skip_special_tokens),
                 .stops = StopStrings(request.stop.strings)};
     reply.sampling.seed += static_cast<uint64_t>(i);
@@ -154,8 +164,12 @@ Result<Timings> Generator::run(const Request& request, const GenerateOptions& op
       grow(reply.pages, reply.length);
       positions[i] = index + prompt.position_delta;
       const std::span<const int32_t> position(&positions[i], 1);
-      batch.push_back({.tokens = {&reply.last_token, 1}, .positions = {position, position, position}, .context = index,
-                       .pages = reply.pages, .features = {}, .logits = SequenceStep::Logits::last});
+      batch.push_back({.tokens = {&reply.last_token, 1},
+                       .positions = {position, position, position},
+                       .context = index,
+                       .pages = reply.pages,
+                       .features = {},
+                       .logits = SequenceStep::Logits::last});
     }
     const ConstView step_logits = runner_.step(batch);
     for (size_t i = 0; i < running.size(); ++i) {
@@ -179,7 +193,8 @@ void Generator::accept(Reply& reply, std::span<const float> logits, const Reques
   ++reply.length;
   ++reply.tokens;
   const StopRules& rules = request.stop;
-  const bool is_stop_token = !rules.ignore_eos && std::find(rules.token_ids.begin(), rules.token_ids.end(), sampled.token) != rules.token_ids.end();
+  const bool is_stop_token = !rules.ignore_eos && std::find(rules.token_ids.begin(), rules.token_ids.end(),
+                                                            sampled.token) != rules.token_ids.end();
   TokenEvent event{.reply = reply.index, .token = sampled.token, .logprob = sampled.logprob, .text = {}, .finish = {}};
   const bool is_last = is_stop_token || reply.tokens >= rules.max_tokens;
   // A stop token ends the reply; its own text is no part of it.

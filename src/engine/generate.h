@@ -18,26 +18,26 @@
 namespace keye::engine {
 
 struct StopRules {
-  int max_tokens = 1024;               // of the reply
-  std::vector<std::string> strings;    // end the reply, and are not part of it
-  std::vector<int32_t> token_ids;      // the checkpoint's end-of-sequence ids and the request's own
-  bool ignore_eos = false;             // token_ids do not end the reply
+  int max_tokens = 1024;             // of the reply
+  std::vector<std::string> strings;  // end the reply, and are not part of it
+  std::vector<int32_t> token_ids;    // the checkpoint's end-of-sequence ids and the request's own
+  bool ignore_eos = false;           // token_ids do not end the reply
 };
 
 struct Request {
   prompt::Prompt prompt;
   SamplingParams sampling;
   StopRules stop;
-  int replies = 1;                     // n; reply i uses seed + i
+  int replies = 1;  // n; reply i uses seed + i
   bool skip_special_tokens = true;
 };
 
 /// What happened to one reply in one step. The last event of a reply carries its finish reason.
 struct TokenEvent {
   int reply = 0;
-  int32_t token = -1;                  // -1: text only
+  int32_t token = -1;  // -1: text only
   float logprob = 0;
-  std::string text;                    // complete UTF-8, may be empty while a character or stop string is incomplete
+  std::string text;  // complete UTF-8, may be empty while a character or stop string is incomplete
   std::optional<FinishReason> finish;
 };
 using TokenSink = std::function<void(const TokenEvent&)>;
@@ -48,11 +48,11 @@ struct Timings {
   double prefill = 0;
   double decode = 0;
   int64_t prompt_tokens = 0;
-  int64_t decoded_tokens = 0;          // of all replies
+  int64_t decoded_tokens = 0;  // of all replies
 };
 
 struct GenerateOptions {
-  int prefill_chunk = 512;             // new tokens of one step; results do not depend on it
+  int prefill_chunk = 512;  // new tokens of one step; results do not depend on it
   Progress progress;
 };
 

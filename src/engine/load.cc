@@ -4,7 +4,8 @@ namespace keye::engine {
 
 Result<FolderConfig> read_folder_config(const Path& folder) {
   if (!std::filesystem::is_directory(folder)) {
-    return make_error(ErrorCode::not_found, folder.string(), "is not a folder; expected a checkpoint with config.json and *.safetensors");
+    return make_error(ErrorCode::not_found, folder.string(),
+                      "is not a folder; expected a checkpoint with config.json and *.safetensors");
   }
   const Path config_path = folder / "config.json";
   KEYE_TRY(const Json json, read_json(config_path));
@@ -34,9 +35,11 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
   loaded.prompts = std::make_unique<prompt::PromptBuilder>(std::move(prompts));
   KEYE_TRY(loaded.backend, ops::make_cpu_backend({.threads = options.threads, .isa = options.isa}));
   KEYE_TRY(model::Checkpoint checkpoint, model::Checkpoint::open(folder));
-  const model::ModelOptions model_options{.dtype = options.dtype, .step_tokens_max = options.step_tokens_max, .step_logits_max = options.step_logits_max};
-  KEYE_TRY(loaded.model, model::load_model(config.model, std::make_shared<const model::Checkpoint>(std::move(checkpoint)),
-                                           *loaded.backend, model_options, options.progress));
+  const model::ModelOptions model_options{
+      .dtype = options.dtype, .step_tokens_max = options.step_tokens_max, .step_logits_max = options.step_logits_max};
+  KEYE_TRY(loaded.model,
+           model::load_model(config.model, std::make_shared<const model::Checkpoint>(std::move(checkpoint)),
+                             *loaded.backend, model_options, options.progress));
   return loaded;
 }
 

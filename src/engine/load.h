@@ -12,9 +12,9 @@
 namespace keye::engine {
 
 struct LoadOptions {
-  DType dtype = DType::bf16;      // of weights, activations and KV: bf16 or f32
-  int threads = 0;                // 0: one per processor
-  std::string isa;                // "": the best here
+  DType dtype = DType::bf16;  // of weights, activations and KV: bf16 or f32
+  int threads = 0;            // 0: one per processor
+  std::string isa;            // "": the best here
   int step_tokens_max = 512;
   int step_logits_max = 128;
   model::LoadProgress progress;
@@ -22,7 +22,7 @@ struct LoadOptions {
 
 struct LoadedModel {
   std::unique_ptr<ops::Backend> backend;
-  std::unique_ptr<model::Model> model;     // uses the backend
+  std::unique_ptr<model::Model> model;  // uses the backend
   std::unique_ptr<prompt::PromptBuilder> prompts;
   model::GenerationDefaults generation;
 };

@@ -28,8 +28,12 @@ SequenceStep prompt_step(const prompt::Prompt& prompt, int64_t first, int64_t co
                          std::span<const PlacedFeatures> features) {
   const auto begin = static_cast<size_t>(first);
   const auto size = static_cast<size_t>(count);
-  SequenceStep step{.tokens = std::span(prompt.tokens).subspan(begin, size), .positions = {}, .context = static_cast<int32_t>(first),
-                    .pages = pages, .features = features, .logits = SequenceStep::Logits::none};
+  SequenceStep step{.tokens = std::span(prompt.tokens).subspan(begin, size),
+                    .positions = {},
+                    .context = static_cast<int32_t>(first),
+                    .pages = pages,
+                    .features = features,
+                    .logits = SequenceStep::Logits::none};
   for (size_t axis = 0; axis < 3; ++axis) step.positions[axis] = std::span(prompt.positions[axis]).subspan(begin, size);
   return step;
 }
@@ -38,7 +42,8 @@ Result<Tensor> all_logits(model::Model& model, const prompt::Prompt& prompt, int
   const model::TextConfig& text = model.config().text;
   const auto n = static_cast<int64_t>(prompt.tokens.size());
   if (n > text.positions_max) {
-    return make_error(ErrorCode::too_large, "prompt", "{} tokens exceed the model's context of {}", n, text.positions_max);
+    return make_error(ErrorCode::too_large, "prompt", "{} tokens exceed the model's context of {}", n,
+                      text.positions_max);
   }
   const EncodedPictures pictures = encode_pictures(model, prompt, progress);
   std::vector<int32_t> pages(static_cast<size_t>((n + ops::kPageTokens - 1) / ops::kPageTokens));
@@ -46,7 +51,8 @@ Result<Tensor> all_logits(model::Model& model, const prompt::Prompt& prompt, int
   model::KvCache cache(model.kv_spec(), static_cast<int>(pages.size()));
   Runner runner(model, cache);
   Tensor all(DType::f32, {n, text.vocab});
-  const int64_t step_tokens = std::min({int64_t{chunk}, int64_t{model.step_tokens_max()}, int64_t{model.step_logits_max()}});
+  const int64_t step_tokens =
+      std::min({int64_t{chunk}, int64_t{model.step_tokens_max()}, int64_t{model.step_logits_max()}});
   for (int64_t done = 0; done < n;) {
     const int64_t count = std::min(step_tokens, n - done);
     SequenceStep step = prompt_step(prompt, done, count, pages, pictures.placed);

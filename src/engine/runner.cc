@@ -58,7 +58,8 @@ ConstView Runner::step(std::span<const SequenceStep> batch) {
   KEYE_CHECK(static_cast<int>(tokens_.size()) <= model_.step_tokens_max(), "{} tokens in a step", tokens_.size());
   KEYE_CHECK(static_cast<int>(logits_rows_.size()) <= model_.step_logits_max(), "{} logits rows", logits_rows_.size());
   const View logits = rows(logits_.view(), 0, static_cast<int64_t>(logits_rows_.size()));
-  model_.forward({tokens_, {positions_[0], positions_[1], positions_[2]}, vision_, sequences_, slots_, logits_rows_}, cache_, logits);
+  model_.forward({tokens_, {positions_[0], positions_[1], positions_[2]}, vision_, sequences_, slots_, logits_rows_},
+                 cache_, logits);
   return logits;
 }
 

@@ -21,8 +21,8 @@ struct SequenceStep {
   std::span<const int32_t> tokens;
   std::array<std::span<const int32_t>, 3> positions;  // of the new tokens
   int32_t context = 0;
-  std::span<const int32_t> pages;                      // of the whole sequence, new tokens included
-  std::span<const PlacedFeatures> features;            // of the whole sequence; those outside the new tokens are skipped
+  std::span<const int32_t> pages;            // of the whole sequence, new tokens included
+  std::span<const PlacedFeatures> features;  // of the whole sequence; those outside the new tokens are skipped
   enum class Logits { none, last, all } logits = Logits::last;
 };
 

@@ -94,7 +94,8 @@ void TokenHistory::add_reply(int32_t token) { ++counts_[token].reply; }
 
 double counter_uniform(uint64_t seed, uint64_t counter) {
   // Two rounds, so that neither nearby seeds nor nearby counters give related numbers.
-  const uint64_t bits = mix(mix(seed + 0x9e3779b97f4a7c15ULL) ^ (counter * 0xd1342543de82ef95ULL + 0x2545f4914f6cdd1dULL));
+  const uint64_t bits =
+      mix(mix(seed + 0x9e3779b97f4a7c15ULL) ^ (counter * 0xd1342543de82ef95ULL + 0x2545f4914f6cdd1dULL));
   return static_cast<double>(bits >> 11) * 0x1.0p-53;
 }
 

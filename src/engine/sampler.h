@@ -1,4 +1,5 @@
-// From a row of logits to a token: a pure function of the row, the parameters, what has been said, and (seed, position).
+// From a row of logits to a token: a pure function of the row, the parameters, what has been said, and (seed,
+// position).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0F;   // [-2, 2]; times the count in the reply
   std::vector<std::pair<int32_t, float>> logit_bias;  // [-100, 100] added to a token's logit
   uint64_t seed = 0;
-  bool logprobs = false;            // fill in Sampled::logprob, which costs a pass over the vocabulary
+  bool logprobs = false;  // fill in Sampled::logprob, which costs a pass over the vocabulary
 };
 
 /// Errors: invalid_argument naming the field, its range and the value.
@@ -53,8 +54,9 @@ class Sampler {
  public:
   explicit Sampler(int vocab);
 
-  /// `logits` [vocab] f32, unchanged. `position` is the index of the new token in its sequence: together with the seed it
-  /// fixes the random number. Order: bias, penalties, temperature, top-k, top-p, min-p. Equal logits go to the lower id.
+  /// `logits` [vocab] f32, unchanged. `position` is the index of the new token in its sequence: together with the seed
+  /// it fixes the random number. Order: bias, penalties, temperature, top-k, top-p, min-p. Equal logits go to the lower
+  /// id.
   Sampled sample(std::span<const float> logits, const SamplingParams& params, const TokenHistory& history,
                  int64_t position);
 

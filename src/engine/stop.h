@@ -17,8 +17,8 @@ class StopStrings {
  public:
   explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
-  /// Adds text; returns what may be shown now: everything before a stop string, or all but a tail that could still begin
-  /// one. After a hit (see `hit`) nothing more comes out.
+  /// Adds text; returns what may be shown now: everything before a stop string, or all but a tail that could still
+  /// begin one. After a hit (see `hit`) nothing more comes out.
   std::string push(std::string_view text);
   /// The reply is over: what was held back.
   std::string flush();

@@ -88,7 +88,9 @@ class Fields {
     if (!has(key)) return;
     const Json& value = object_[key];
     if (std::find(accepted.begin(), accepted.end(), value) != accepted.end()) return;
-    if (!error_) error_ = make_error(ErrorCode::unsupported, where_, "\"{}\": {} is not supported; {}", key, value.dump(), instead);
+    if (!error_)
+      error_ =
+          make_error(ErrorCode::unsupported, where_, "\"{}\": {} is not supported; {}", key, value.dump(), instead);
   }
 
   void fail(const char* key, std::string_view what) {
@@ -111,7 +113,8 @@ class Fields {
 void parse_rope(Fields& fields, TextConfig& text) {
   // Newer exporters put theta and scaling into one "rope_parameters" object.
   const char* key = fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  text.rope_theta = fields.number("rope_theta", fields.has("rope_parameters") ? std::optional(0.0) : std::optional(10000.0), 0, 1e12);
+  text.rope_theta =
+      fields.number("rope_theta", fields.has("rope_parameters") ? std::optional(0.0) : std::optional(10000.0), 0, 1e12);
   if (!fields.has(key)) return;
   if (!fields.object()[key].is_object()) return fields.fail(key, "should be an object or null");
   Fields rope(fields.object()[key], fields.where() + ": " + key);
@@ -123,7 +126,8 @@ void parse_rope(Fields& fields, TextConfig& text) {
   if (rope.has("mrope_section")) {
     const std::vector<int> sections = rope.integers("mrope_section", 0, 4096);
     if (sections.size() != 3 || sections[0] + sections[1] + sections[2] != text.head_dim / 2) {
-      rope.fail("mrope_section", fmt::format("should hold three numbers that sum to {} (half of head_dim)", text.head_dim / 2));
+      rope.fail("mrope_section",
+                fmt::format("should hold three numbers that sum to {} (half of head_dim)", text.head_dim / 2));
     } else {
       text.mrope_sections = {sections[0], sections[1], sections[2]};
     }
@@ -155,10 +159,12 @@ void parse_indexer(Fields& fields, TextConfig& text) {
   if (!sparse.error() && text.mrope_sections) {
     // Each main section scaled by the ratio of the head sizes, truncated, must still fill half of the indexer's head.
     int sum = 0;
-    for (int section : *text.mrope_sections) sum += static_cast<int>(section * (static_cast<double>(indexer.head_dim) / text.head_dim));
+    for (int section : *text.mrope_sections)
+      sum += static_cast<int>(section * (static_cast<double>(indexer.head_dim) / text.head_dim));
     if (sum != indexer.head_dim / 2) {
-      sparse.fail("indexer_head_dim", fmt::format("{} does not fit the mrope sections: scaled, they sum to {} instead of {}",
-                                                  indexer.head_dim, sum, indexer.head_dim / 2));
+      sparse.fail("indexer_head_dim",
+                  fmt::format("{} does not fit the mrope sections: scaled, they sum to {} instead of {}",
+                              indexer.head_dim, sum, indexer.head_dim / 2));
     }
   }
   if (sparse.error()) return fields.set_error(*sparse.error());
@@ -183,7 +189,8 @@ TextConfig parse_text(Fields& fields, const Architecture& architecture) {
   fields.only("quantization_config", {}, "use an unquantised bf16, f16 or f32 checkpoint");
   if (fields.error()) return text;
   if (text.heads % text.kv_heads != 0) {
-    fields.fail("num_attention_heads", fmt::format("{} is not a multiple of num_key_value_heads {}", text.heads, text.kv_heads));
+    fields.fail("num_attention_heads",
+                fmt::format("{} is not a multiple of num_key_value_heads {}", text.heads, text.kv_heads));
   }
   if (text.head_dim % 2 != 0) fields.fail("head_dim", fmt::format("should be even, got {}", text.head_dim));
   parse_rope(fields, text);

@@ -1,4 +1,5 @@
-// config.json: what a checkpoint says about its shapes. Every field is checked; what is not supported is refused by name.
+// config.json: what a checkpoint says about its shapes. Every field is checked; what is not supported is refused by
+// name.
 #pragma once
 
 #include <array>
@@ -23,9 +24,9 @@ struct MoeConfig {
   int experts = 0;
   int experts_per_token = 0;
   int intermediate = 0;
-  int sparse_step = 1;               // layer i is MoE if (i + 1) % sparse_step == 0 ...
-  std::vector<int> dense_layers;     // ... and it is not listed here (`mlp_only_layers`)
-  bool normalise_weights = true;     // `norm_topk_prob`
+  int sparse_step = 1;            // layer i is MoE if (i + 1) % sparse_step == 0 ...
+  std::vector<int> dense_layers;  // ... and it is not listed here (`mlp_only_layers`)
+  bool normalise_weights = true;  // `norm_topk_prob`
 
   bool is_moe_layer(int layer) const;
 };

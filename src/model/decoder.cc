@@ -23,7 +23,8 @@ KvSpec make_kv_spec(const TextConfig& config, DType dtype) {
   spec.planes.push_back({"key", dtype, ops::PlaneLayout::keys, config.kv_heads, config.head_dim});
   spec.planes.push_back({"value", dtype, ops::PlaneLayout::values, config.kv_heads, config.head_dim});
   // The plain, exact indexer scores in f32 and so remembers its keys in f32.
-  if (config.indexer) spec.planes.push_back({"index_key", DType::f32, ops::PlaneLayout::keys, 1, config.indexer->head_dim});
+  if (config.indexer)
+    spec.planes.push_back({"index_key", DType::f32, ops::PlaneLayout::keys, 1, config.indexer->head_dim});
   return spec;
 }
 
@@ -119,7 +120,8 @@ void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output
     const std::string m = p + "mlp.";
     if (!config_.moe || !config_.moe->is_moe_layer(i)) {
       const int64_t f = config_.intermediate;
-      list.gated_matrix(whole_matrix(m + "gate_proj.weight", f, c), whole_matrix(m + "up_proj.weight", f, c), &layer.gate_up);
+      list.gated_matrix(whole_matrix(m + "gate_proj.weight", f, c), whole_matrix(m + "up_proj.weight", f, c),
+                        &layer.gate_up);
       list.matrix({whole_matrix(m + "down_proj.weight", c, f)}, &layer.down);
       continue;
     }
@@ -136,11 +138,13 @@ void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output
         // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
         const std::string name = m + "experts.gate_up_proj";
         const Shape stored{experts, c, 2 * f};
-        list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f}, {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}, gate_up);
+        list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f},
+                          {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}, gate_up);
         list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
       } else {
         const std::string name = fmt::format("{}experts.{}.", m, e);
-        list.gated_matrix(whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c), gate_up);
+        list.gated_matrix(whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c),
+                          gate_up);
         list.matrix({whole_matrix(name + "down_proj.weight", c, f)}, down);
       }
     }
@@ -187,7 +191,8 @@ void Decoder::prepare_positions(const StepInput& input) {
   const auto n = static_cast<int64_t>(input.tokens.size());
   ops::rope_table(backend_, {input.positions, inv_freq_, sections_, take(work_.cos, n), take(work_.sin, n)});
   if (config_.indexer) {
-    ops::rope_table(backend_, {input.positions, index_inv_freq_, index_sections_, take(work_.index_cos, n), take(work_.index_sin, n)});
+    ops::rope_table(backend_, {input.positions, index_inv_freq_, index_sections_, take(work_.index_cos, n),
+                               take(work_.index_sin, n)});
   }
 }
 
@@ -238,8 +243,8 @@ const uint64_t* Decoder::select(int index, const StepInput& input, KvCache& cach
   if (selection_.size() < pages * static_cast<size_t>(n)) selection_.resize(pages * static_cast<size_t>(n));
   Tensor scores;
   if (probe_) scores = Tensor(DType::f32, {n, selection_words_ * ops::kPageTokens});
-  ops::sparse_select(backend_, {q, gate, keys, input.sequences, config_.indexer->topk, selection_.data(), selection_words_,
-                                probe_ ? scores.view() : View{}});
+  ops::sparse_select(backend_, {q, gate, keys, input.sequences, config_.indexer->topk, selection_.data(),
+                                selection_words_, probe_ ? scores.view() : View{}});
   if (probe_) {
     probe("indexer_scores", index, scores.view());
     probe("indexer_selection", index, ConstView{selection_.data(), DType::u64, {n, selection_words_}});
@@ -251,7 +256,11 @@ void Decoder::feed_forward(int index, int64_t n) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   if (!layer.router.empty()) return mixture(layer, index, n);
   const View inner = take(work_.inner, n);
-  ops::linear(backend_, {.x = take(work_.normed, n), .w = layer.gate_up, .bias = {}, .activation = ops::Activation::silu_mul, .out = inner});
+  ops::linear(backend_, {.x = take(work_.normed, n),
+                         .w = layer.gate_up,
+                         .bias = {},
+                         .activation = ops::Activation::silu_mul,
+                         .out = inner});
   ops::linear(backend_, {.x = inner, .w = layer.down, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
 }
 
@@ -288,7 +297,8 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   const View inner = take(work_.expert_inner, pairs);
   const View out = take(work_.expert_out, pairs);
   const auto token_rows = std::span<const int32_t>(group_rows_).first(static_cast<size_t>(pairs));
-  ops::grouped_linear(backend_, {normed, layer.expert_gate_up, token_rows, group_offsets_, ops::Activation::silu_mul, inner});
+  ops::grouped_linear(backend_,
+                      {normed, layer.expert_gate_up, token_rows, group_offsets_, ops::Activation::silu_mul, inner});
   // The second product reads the first one's rows one to one.
   std::iota(group_rows_.begin(), group_rows_.begin() + pairs, 0);
   ops::grouped_linear(backend_, {inner, layer.expert_down, token_rows, group_offsets_, ops::Activation::none, out});

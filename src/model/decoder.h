@@ -30,26 +30,26 @@ class Decoder {
     ops::PackedMatrix out;                   // [c, h d]
     Indexer indexer;
     // Dense layers:
-    ops::PackedMatrix gate_up;               // gated [2 f, c]
-    ops::PackedMatrix down;                  // [c, f]
+    ops::PackedMatrix gate_up;  // gated [2 f, c]
+    ops::PackedMatrix down;     // [c, f]
     // Mixture-of-experts layers:
-    ops::PackedMatrix router;                // [e, c]
+    ops::PackedMatrix router;  // [e, c]
     std::vector<ops::PackedMatrix> expert_gate_up, expert_down;
   };
   /// Activations of one step, sized once for options.step_tokens_max rows.
   struct Workspace {
-    Tensor hidden;        // [n, c] f32: the residual stream
-    Tensor normed;        // [n, c]
-    Tensor exact_input;   // [n, c] f32: of router and indexer
-    Tensor qkv;           // [n, (h + 2 g) d] f32
-    Tensor q;             // [n, h, d]
-    Tensor mixed;         // [n, h d]
-    Tensor inner;         // [n, f]
-    Tensor cos, sin;      // [n, d / 2] f32
+    Tensor hidden;       // [n, c] f32: the residual stream
+    Tensor normed;       // [n, c]
+    Tensor exact_input;  // [n, c] f32: of router and indexer
+    Tensor qkv;          // [n, (h + 2 g) d] f32
+    Tensor q;            // [n, h, d]
+    Tensor mixed;        // [n, h d]
+    Tensor inner;        // [n, f]
+    Tensor cos, sin;     // [n, d / 2] f32
     Tensor index_cos, index_sin, index_q_gate, index_k, index_q, index_gate;
     Tensor router_logits, experts, expert_weights, places;
     Tensor expert_inner, expert_out;
-    Tensor selected;      // [s, c]: the rows whose logits are wanted
+    Tensor selected;  // [s, c]: the rows whose logits are wanted
     Tensor selected_hidden;
   };
 

@@ -73,7 +73,8 @@ struct Unloaded {
   std::unique_ptr<KeyeModel> model;
 
   Unloaded(const ModelConfig& config, DType dtype)
-      : model(std::make_unique<KeyeModel>(config, *backend, ModelOptions{.dtype = dtype, .step_tokens_max = 1, .step_logits_max = 1})) {}
+      : model(std::make_unique<KeyeModel>(config, *backend,
+                                          ModelOptions{.dtype = dtype, .step_tokens_max = 1, .step_logits_max = 1})) {}
 };
 
 }  // namespace
@@ -102,6 +103,8 @@ Result<void> check_weights(const ModelConfig& config, const Checkpoint& checkpoi
 
 KvSpec kv_spec_of(const ModelConfig& config, DType dtype) { return Unloaded(config, dtype).model->kv_spec(); }
 
-int64_t count_parameters(const ModelConfig& config) { return Unloaded(config, DType::bf16).model->list_weights({}).parameters(); }
+int64_t count_parameters(const ModelConfig& config) {
+  return Unloaded(config, DType::bf16).model->list_weights({}).parameters();
+}
 
 }  // namespace keye::model

@@ -19,7 +19,8 @@ size_t KvSpec::bytes_per_token() const {
 
 KvCache::KvCache(const KvSpec& spec, int pages) : spec_(spec), pages_(pages) {
   for (const PlaneSpec& plane : spec_.planes) {
-    planes_.emplace_back(at(plane, nullptr).page_bytes() * static_cast<size_t>(pages) * static_cast<size_t>(spec_.layers));
+    planes_.emplace_back(at(plane, nullptr).page_bytes() * static_cast<size_t>(pages) *
+                         static_cast<size_t>(spec_.layers));
   }
 }
 

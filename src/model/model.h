@@ -33,16 +33,16 @@ struct VisionRows {
 
 /// One step over the new tokens of a ragged batch, sequences back to back.
 struct StepInput {
-  std::span<const int32_t> tokens;                       // [n]
-  std::array<std::span<const int32_t>, 3> positions;     // [n] each: time, height, width
+  std::span<const int32_t> tokens;                    // [n]
+  std::array<std::span<const int32_t>, 3> positions;  // [n] each: time, height, width
   std::span<const VisionRows> vision;
   std::span<const ops::SequenceRows> sequences;
-  std::span<const int32_t> slots;                        // [n] where each new token's planes go: page * 64 + offset
-  std::span<const int32_t> logits_rows;                  // [s] rows whose logits are wanted
+  std::span<const int32_t> slots;        // [n] where each new token's planes go: page * 64 + offset
+  std::span<const int32_t> logits_rows;  // [s] rows whose logits are wanted
 };
 
-/// Intermediate values for tests against goldens: called with a name ("hidden", "indexer_scores", "router_logits", ...),
-/// the layer and the value. A step runs slower with one.
+/// Intermediate values for tests against goldens: called with a name ("hidden", "indexer_scores", "router_logits",
+/// ...), the layer and the value. A step runs slower with one.
 using Probe = std::function<void(std::string_view name, int layer, ConstView value)>;
 
 class Model {
@@ -65,7 +65,7 @@ class Model {
 };
 
 struct ModelOptions {
-  DType dtype = DType::bf16;   // of weights, activations and KV: bf16 or f32
+  DType dtype = DType::bf16;  // of weights, activations and KV: bf16 or f32
   int step_tokens_max = 512;
   int step_logits_max = 512;
 };

@@ -10,7 +10,8 @@
 namespace keye::model {
 namespace {
 
-const char* const kTiny = R"({"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+const char* const kTiny =
+    R"({"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
   "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 6, "vocab_size": 10})";
 
 Json tiny() { return parse_json(kTiny, "tiny").value(); }
@@ -30,7 +31,8 @@ TEST(Config, ReadsWhatItIsGiven) {
 }
 
 TEST(Config, AcceptsEverySpellingOfMrope) {
-  for (const char* scaling : {R"({"type": "mrope", "mrope_section": [1, 1, 0]})", R"({"type": "default", "rope_type": "default", "mrope_section": [1, 1, 0]})",
+  for (const char* scaling : {R"({"type": "mrope", "mrope_section": [1, 1, 0]})",
+                              R"({"type": "default", "rope_type": "default", "mrope_section": [1, 1, 0]})",
                               R"({"rope_type": "mrope", "mrope_section": [1, 1, 0]})"}) {
     Json json = tiny();
     json["rope_scaling"] = Json::parse(scaling);
@@ -55,7 +57,8 @@ TEST(Config, RefusesByName) {
     const char* expect;
   };
   const Case cases[] = {
-      {"architectures", R"(["LlamaForCausalLM"])", "\"LlamaForCausalLM\" is not supported; supported are Qwen3ForCausalLM"},
+      {"architectures", R"(["LlamaForCausalLM"])",
+       "\"LlamaForCausalLM\" is not supported; supported are Qwen3ForCausalLM"},
       {"architectures", "[]", "\"architectures\" should be a list"},
       {"hidden_size", "null", "\"hidden_size\" is missing"},
       {"hidden_size", "-1", "\"hidden_size\" should be a whole number in [1,"},
@@ -104,7 +107,8 @@ TEST(Config, ChecksExpertsAndIndexer) {
 TEST(Generation, FallsBackToConfig) {
   const Json config = Json::parse(R"({"eos_token_id": 7})");
   EXPECT_EQ(parse_generation(Json(), config, "g")->eos_ids, std::vector<int32_t>{7});
-  EXPECT_EQ(parse_generation(Json::parse(R"({"eos_token_id": [1, 2]})"), config, "g")->eos_ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(parse_generation(Json::parse(R"({"eos_token_id": [1, 2]})"), config, "g")->eos_ids,
+            (std::vector<int32_t>{1, 2}));
   EXPECT_FALSE(parse_generation(Json::parse(R"({"temperature": -1})"), config, "g"));
   EXPECT_FALSE(parse_generation(Json::parse(R"({"eos_token_id": "x"})"), config, "g"));
 }
@@ -112,14 +116,19 @@ TEST(Generation, FallsBackToConfig) {
 /// A folder with a tiny checkpoint whose tensors a test may change before it is written.
 struct TinyCheckpoint {
   std::map<std::string, std::pair<DType, Shape>> tensors = {
-      {"model.embed_tokens.weight", {DType::f32, {10, 8}}}, {"model.norm.weight", {DType::f32, {8}}},
+      {"model.embed_tokens.weight", {DType::f32, {10, 8}}},
+      {"model.norm.weight", {DType::f32, {8}}},
       {"lm_head.weight", {DType::f32, {10, 8}}},
       {"model.layers.0.input_layernorm.weight", {DType::f32, {8}}},
       {"model.layers.0.post_attention_layernorm.weight", {DType::f32, {8}}},
-      {"model.layers.0.self_attn.q_proj.weight", {DType::f32, {8, 8}}}, {"model.layers.0.self_attn.k_proj.weight", {DType::f32, {4, 8}}},
-      {"model.layers.0.self_attn.v_proj.weight", {DType::f32, {4, 8}}}, {"model.layers.0.self_attn.o_proj.weight", {DType::f32, {8, 8}}},
-      {"model.layers.0.self_attn.q_norm.weight", {DType::f32, {4}}}, {"model.layers.0.self_attn.k_norm.weight", {DType::f32, {4}}},
-      {"model.layers.0.mlp.gate_proj.weight", {DType::f32, {6, 8}}}, {"model.layers.0.mlp.up_proj.weight", {DType::f32, {6, 8}}},
+      {"model.layers.0.self_attn.q_proj.weight", {DType::f32, {8, 8}}},
+      {"model.layers.0.self_attn.k_proj.weight", {DType::f32, {4, 8}}},
+      {"model.layers.0.self_attn.v_proj.weight", {DType::f32, {4, 8}}},
+      {"model.layers.0.self_attn.o_proj.weight", {DType::f32, {8, 8}}},
+      {"model.layers.0.self_attn.q_norm.weight", {DType::f32, {4}}},
+      {"model.layers.0.self_attn.k_norm.weight", {DType::f32, {4}}},
+      {"model.layers.0.mlp.gate_proj.weight", {DType::f32, {6, 8}}},
+      {"model.layers.0.mlp.up_proj.weight", {DType::f32, {6, 8}}},
       {"model.layers.0.mlp.down_proj.weight", {DType::f32, {8, 6}}}};
 
   Result<std::unique_ptr<Model>> load(ops::Backend& backend) const {
@@ -155,9 +164,10 @@ TEST(Weights, ReportsAllThatIsWrongTogether) {
   const auto model = checkpoint.load(*backend);
   ASSERT_FALSE(model);
   const std::string message = model.error().to_string();
-  for (const char* expect : {"2 tensors are missing", "model.norm.weight [8]", "model.layers.0.self_attn.q_norm.weight [4]",
-                             "lm_head.weight: expected [10, 8], found [8, 10]", "up_proj.weight: expected bf16, f16 or f32, found i32",
-                             "1 tensors are not expected", "model.layers.1.extra [3]"}) {
+  for (const char* expect :
+       {"2 tensors are missing", "model.norm.weight [8]", "model.layers.0.self_attn.q_norm.weight [4]",
+        "lm_head.weight: expected [10, 8], found [8, 10]", "up_proj.weight: expected bf16, f16 or f32, found i32",
+        "1 tensors are not expected", "model.layers.1.extra [3]"}) {
     EXPECT_NE(message.find(expect), std::string::npos) << expect << " in " << message;
   }
 }

@@ -8,14 +8,31 @@ namespace keye::model {
 namespace {
 
 VisionConfig keye_vision() {
-  return {.hidden = 1152, .layers = 27, .heads = 16, .intermediate = 4304, .patch = 14, .channels = 3, .grid_side = 27, .merge = 2};
+  return {.hidden = 1152,
+          .layers = 27,
+          .heads = 16,
+          .intermediate = 4304,
+          .patch = 14,
+          .channels = 3,
+          .grid_side = 27,
+          .merge = 2};
 }
 
 ModelConfig qwen3(int hidden, int layers, int heads, int kv_heads, int intermediate, bool tied) {
   ModelConfig config{.architecture = "Qwen3ForCausalLM", .text = {}, .vision = {}, .media = {}};
-  config.text = {.hidden = hidden, .layers = layers, .heads = heads, .kv_heads = kv_heads, .head_dim = 128,
-                 .intermediate = intermediate, .vocab = 151936, .rope_theta = 1e6, .mrope_sections = {},
-                 .positions_max = 40960, .tied_embeddings = tied, .moe = {}, .indexer = {}};
+  config.text = {.hidden = hidden,
+                 .layers = layers,
+                 .heads = heads,
+                 .kv_heads = kv_heads,
+                 .head_dim = 128,
+                 .intermediate = intermediate,
+                 .vocab = 151936,
+                 .rope_theta = 1e6,
+                 .mrope_sections = {},
+                 .positions_max = 40960,
+                 .tied_embeddings = tied,
+                 .moe = {},
+                 .indexer = {}};
   return config;
 }
 
@@ -25,7 +42,12 @@ ModelConfig keye_2_0() {
   config.text.rope_theta = 8e6;
   config.text.mrope_sections = {16, 24, 24};
   config.text.positions_max = 262144;
-  config.text.moe = {.experts = 128, .experts_per_token = 8, .intermediate = 768, .sparse_step = 1, .dense_layers = {}, .normalise_weights = true};
+  config.text.moe = {.experts = 128,
+                     .experts_per_token = 8,
+                     .intermediate = 768,
+                     .sparse_step = 1,
+                     .dense_layers = {},
+                     .normalise_weights = true};
   config.text.indexer = {.heads = 16, .head_dim = 64, .topk = 2048};
   config.vision = keye_vision();
   config.media = {.image = 151655, .video = 151656};
@@ -43,7 +65,9 @@ ModelConfig keye_vision_only() {
 
 }  // namespace
 
-std::vector<std::string_view> shape_names() { return {"qwen3-0.6b", "qwen3-8b", "keye-2.0-30b-a3b", "keye-vision", "keye-671b-layer"}; }
+std::vector<std::string_view> shape_names() {
+  return {"qwen3-0.6b", "qwen3-8b", "keye-2.0-30b-a3b", "keye-vision", "keye-671b-layer"};
+}
 
 Result<ModelConfig> named_shape(std::string_view name) {
   if (name == "qwen3-0.6b") return qwen3(1024, 28, 16, 8, 3072, true);
@@ -51,11 +75,13 @@ Result<ModelConfig> named_shape(std::string_view name) {
   if (name == "keye-2.0-30b-a3b") return keye_2_0();
   if (name == "keye-vision") return keye_vision_only();
   if (name == "keye-671b-layer") {
-    return make_error(ErrorCode::unsupported, "shape",
-                      "\"keye-671b-layer\" needs multi-head latent attention and FP8 experts, which this version does not "
-                      "have; use qwen3-0.6b, qwen3-8b, keye-2.0-30b-a3b or keye-vision");
+    return make_error(
+        ErrorCode::unsupported, "shape",
+        "\"keye-671b-layer\" needs multi-head latent attention and FP8 experts, which this version does not "
+        "have; use qwen3-0.6b, qwen3-8b, keye-2.0-30b-a3b or keye-vision");
   }
-  return make_error(ErrorCode::invalid_argument, "shape", "unknown shape \"{}\"; known are {}", name, fmt::join(shape_names(), ", "));
+  return make_error(ErrorCode::invalid_argument, "shape", "unknown shape \"{}\"; known are {}", name,
+                    fmt::join(shape_names(), ", "));
 }
 
 StepCost step_cost(const TextConfig& config, DType dtype) {
@@ -68,7 +94,8 @@ StepCost step_cost(const TextConfig& config, DType dtype) {
   double routed = 0;  // multiply-adds of one token in its experts
   for (int i = 0; i < config.layers; ++i) {
     shared += (q_width + 2 * kv_width) * c + q_width * c;
-    if (config.indexer) shared += (config.indexer->heads * (config.indexer->head_dim + 1.0) + config.indexer->head_dim) * c;
+    if (config.indexer)
+      shared += (config.indexer->heads * (config.indexer->head_dim + 1.0) + config.indexer->head_dim) * c;
     if (config.moe && config.moe->is_moe_layer(i)) {
       shared += config.moe->experts * c;
       routed += config.moe->experts_per_token * 3.0 * config.moe->intermediate * c;
@@ -100,10 +127,11 @@ double vision_flops(const VisionConfig& config, int text_hidden, double patches)
   const double c = config.hidden;
   const double m2 = static_cast<double>(config.merge) * config.merge;
   const double merged = m2 * c;
-  const double layer = 4 * c * c + 2 * c * config.intermediate;              // multiply-adds of one patch
-  const double attention = 2 * patches * c;                                  // q.k and p.v
+  const double layer = 4 * c * c + 2 * c * config.intermediate;  // multiply-adds of one patch
+  const double attention = 2 * patches * c;                      // q.k and p.v
   const double embedding = static_cast<double>(config.channels) * config.patch * config.patch * c;
-  return 2 * patches * (config.layers * (layer + attention) + embedding + (merged * merged + merged * text_hidden) / m2);
+  return 2 * patches *
+         (config.layers * (layer + attention) + embedding + (merged * merged + merged * text_hidden) / m2);
 }
 
 }  // namespace keye::model

@@ -21,7 +21,8 @@ VisionEncoder::VisionEncoder(const VisionConfig& config, int text_hidden, ops::B
   const int axis_dim = config_.head_dim() / 2;
   for (int axis = 0; axis < 2; ++axis) {
     for (int i = 0; i < axis_dim; i += 2) {
-      inv_freq_.push_back(1.0F / std::pow(static_cast<float>(config_.rope_theta), static_cast<float>(i) / static_cast<float>(axis_dim)));
+      inv_freq_.push_back(1.0F / std::pow(static_cast<float>(config_.rope_theta),
+                                          static_cast<float>(i) / static_cast<float>(axis_dim)));
     }
   }
 }
@@ -42,9 +43,11 @@ void VisionEncoder::list_weights(WeightList& list, bool norm_before_merge) {
     list.vector(name + ".bias", {rows}, &to->bias);
   };
   const int64_t inputs = config_.channels * patch * patch;
-  list.matrix({{t + "embeddings.patch_embedding.weight", {c, config_.channels, patch, patch}, 0, c, inputs, inputs, 1}}, &patch_embedding_.weight);
+  list.matrix({{t + "embeddings.patch_embedding.weight", {c, config_.channels, patch, patch}, 0, c, inputs, inputs, 1}},
+              &patch_embedding_.weight);
   list.vector(t + "embeddings.patch_embedding.bias", {c}, &patch_embedding_.bias);
-  list.vector(t + "embeddings.position_embedding.weight", {int64_t{config_.grid_side} * config_.grid_side, c}, &position_table_);
+  list.vector(t + "embeddings.position_embedding.weight", {int64_t{config_.grid_side} * config_.grid_side, c},
+              &position_table_);
   layers_.resize(static_cast<size_t>(config_.layers));
   for (int i = 0; i < config_.layers; ++i) {
     Layer& layer = layers_[static_cast<size_t>(i)];
@@ -52,7 +55,9 @@ void VisionEncoder::list_weights(WeightList& list, bool norm_before_merge) {
     norm(p + "layer_norm1", c, &layer.norm1);
     norm(p + "layer_norm2", c, &layer.norm2);
     const std::string a = p + "self_attn.";
-    list.matrix({whole_matrix(a + "q_proj.weight", c, c), whole_matrix(a + "k_proj.weight", c, c), whole_matrix(a + "v_proj.weight", c, c)}, &layer.qkv.weight);
+    list.matrix({whole_matrix(a + "q_proj.weight", c, c), whole_matrix(a + "k_proj.weight", c, c),
+                 whole_matrix(a + "v_proj.weight", c, c)},
+                &layer.qkv.weight);
     list.vector(a + "q_proj.bias", {c}, &layer.q_bias);
     list.vector(a + "k_proj.bias", {c}, &layer.k_bias);
     list.vector(a + "v_proj.bias", {c}, &layer.v_bias);
@@ -130,11 +135,13 @@ void VisionEncoder::encode_pass(ConstView pixels, std::span<const VisionGrid> gr
   const View hidden = rows(work_.hidden.view(), 0, p);
   const View input = rows(work_.pixels.view(), 0, p);
   ops::convert(backend_, {reshape(pixels, input.shape), input});
-  ops::linear(backend_, {.x = input, .w = patch_embedding_.weight, .bias = patch_embedding_.bias.view(), .out = hidden});
+  ops::linear(backend_,
+              {.x = input, .w = patch_embedding_.weight, .bias = patch_embedding_.bias.view(), .out = hidden});
   std::vector<int32_t> segments = {0};
   for (const VisionGrid& grid : grids) {
     const int64_t begin = segments.back();
-    ops::add_position_grid(backend_, {position_table_.view(), grid.rows, grid.cols, rows(hidden, begin, begin + grid.patches())});
+    ops::add_position_grid(backend_,
+                           {position_table_.view(), grid.rows, grid.cols, rows(hidden, begin, begin + grid.patches())});
     segments.push_back(static_cast<int32_t>(begin + grid.patches()));
   }
   prepare_positions(grids);
@@ -160,8 +167,11 @@ void VisionEncoder::prepare_positions(std::span<const VisionGrid> grids) {
   }
   const auto p = static_cast<int64_t>(patch_rows.size());
   const int pairs = static_cast<int>(inv_freq_.size());
-  ops::rope_table(backend_, {{patch_rows, patch_cols, patch_cols}, inv_freq_, {pairs / 2, pairs / 2, 0},
-                             rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p)});
+  ops::rope_table(backend_, {{patch_rows, patch_cols, patch_cols},
+                             inv_freq_,
+                             {pairs / 2, pairs / 2, 0},
+                             rows(work_.cos.view(), 0, p),
+                             rows(work_.sin.view(), 0, p)});
 }
 
 void VisionEncoder::norm(const Norm& norm, ConstView x, float eps, View out) {
@@ -174,16 +184,28 @@ void VisionEncoder::apply(const Layer& layer, int64_t p, std::span<const int32_t
   const View qkv = rows(work_.qkv.view(), 0, p);
   const View mixed = rows(work_.mixed.view(), 0, p);
   norm(layer.norm1, hidden, config_.norm_eps, normed);
-  ops::linear(backend_, {.x = normed, .w = layer.qkv.weight, .bias = layer.qkv.bias.view(), .out = reshape(qkv, {p, 3 * config_.hidden})});
-  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), segments, config_.heads,
-                                   1.0F / std::sqrt(static_cast<float>(config_.head_dim())), mixed});
-  ops::linear(backend_, {.x = mixed, .w = layer.out.weight, .bias = layer.out.bias.view(), .accumulate = true, .out = hidden});
+  ops::linear(backend_, {.x = normed,
+                         .w = layer.qkv.weight,
+                         .bias = layer.qkv.bias.view(),
+                         .out = reshape(qkv, {p, 3 * config_.hidden})});
+  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), segments,
+                                   config_.heads, 1.0F / std::sqrt(static_cast<float>(config_.head_dim())), mixed});
+  ops::linear(backend_,
+              {.x = mixed, .w = layer.out.weight, .bias = layer.out.bias.view(), .accumulate = true, .out = hidden});
   norm(layer.norm2, hidden, config_.norm_eps, normed);
   for (int64_t begin = 0; begin < p; begin += kRowsPerPass) {
     const int64_t end = std::min(p, begin + kRowsPerPass);
     const View inner = rows(work_.inner.view(), 0, end - begin);
-    ops::linear(backend_, {.x = rows(normed, begin, end), .w = layer.fc1.weight, .bias = layer.fc1.bias.view(), .activation = ops::Activation::gelu_tanh, .out = inner});
-    ops::linear(backend_, {.x = inner, .w = layer.fc2.weight, .bias = layer.fc2.bias.view(), .accumulate = true, .out = rows(hidden, begin, end)});
+    ops::linear(backend_, {.x = rows(normed, begin, end),
+                           .w = layer.fc1.weight,
+                           .bias = layer.fc1.bias.view(),
+                           .activation = ops::Activation::gelu_tanh,
+                           .out = inner});
+    ops::linear(backend_, {.x = inner,
+                           .w = layer.fc2.weight,
+                           .bias = layer.fc2.bias.view(),
+                           .accumulate = true,
+                           .out = rows(hidden, begin, end)});
   }
 }
 
@@ -197,7 +219,8 @@ void VisionEncoder::project(std::span<const VisionGrid> grids, int64_t p, View o
   int64_t begin = 0;
   for (const VisionGrid& grid : grids) {
     const int64_t end = begin + grid.patches();
-    ops::merge_patches(backend_, {rows(final_hidden, begin, end), grid.rows, grid.cols, config_.merge, rows(merged, begin / m2, end / m2)});
+    ops::merge_patches(backend_, {rows(final_hidden, begin, end), grid.rows, grid.cols, config_.merge,
+                                  rows(merged, begin / m2, end / m2)});
     begin = end;
   }
   if (norm_before_merge_) {
@@ -205,7 +228,11 @@ void VisionEncoder::project(std::span<const VisionGrid> grids, int64_t p, View o
   } else {
     norm(projector_norm_, merged, kProjectorEps, merged_normed);
   }
-  ops::linear(backend_, {.x = merged_normed, .w = projector1_.weight, .bias = projector1_.bias.view(), .activation = ops::Activation::gelu_erf, .out = projected});
+  ops::linear(backend_, {.x = merged_normed,
+                         .w = projector1_.weight,
+                         .bias = projector1_.bias.view(),
+                         .activation = ops::Activation::gelu_erf,
+                         .out = projected});
   ops::linear(backend_, {.x = projected, .w = projector2_.weight, .bias = projector2_.bias.view(), .out = out});
 }
 

@@ -51,8 +51,8 @@ Result<std::vector<std::string>> shard_names(const Path& folder) {
   std::set<std::string> names;
   for (const auto& [tensor, file] : index["weight_map"].items()) {
     if (!file.is_string() || !is_plain_file_name(file.get_ref<const std::string&>())) {
-      return make_error(ErrorCode::corrupt_data, index_path.string(), "\"{}\" should name a file of this folder, got {}",
-                        tensor, file.dump());
+      return make_error(ErrorCode::corrupt_data, index_path.string(),
+                        "\"{}\" should name a file of this folder, got {}", tensor, file.dump());
     }
     names.insert(file.get<std::string>());
   }
@@ -221,10 +221,12 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
     std::vector<ops::StridedMatrix> blocks;
     for (const MatrixPart& part : entry.parts) {
       const ConstView& stored = tensors_.find(part.name)->second.view;
-      const auto* start = static_cast<const std::byte*>(stored.data) + static_cast<size_t>(part.offset) * dtype_bytes(stored.dtype);
+      const auto* start =
+          static_cast<const std::byte*>(stored.data) + static_cast<size_t>(part.offset) * dtype_bytes(stored.dtype);
       blocks.push_back({start, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride});
     }
-    *entry.matrix = ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = entry.always_f32 ? DType::f32 : dtype});
+    *entry.matrix =
+        ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = entry.always_f32 ? DType::f32 : dtype});
     // The packed copy is what the kernels read from now on: the file's pages need not stay resident.
     for (const MatrixPart& part : entry.parts) {
       const Stored& stored = tensors_.find(part.name)->second;
@@ -261,7 +263,8 @@ void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector
     matrix.outputs = 0;
     for (const MatrixPart& part : entry.parts) matrix.outputs += part.rows;
     matrix.data = Buffer(static_cast<size_t>(matrix.panels()) * matrix.panel_bytes());
-    fill(matrix.dtype, matrix.data.data(), matrix.data.size() / dtype_bytes(matrix.dtype), 1.7F / std::sqrt(static_cast<float>(first.cols)), random);
+    fill(matrix.dtype, matrix.data.data(), matrix.data.size() / dtype_bytes(matrix.dtype),
+         1.7F / std::sqrt(static_cast<float>(first.cols)), random);
   }
 }
 

@@ -1,4 +1,5 @@
-// Weights by name: what a model needs is listed once, and the list serves checking, loading, counting and random filling.
+// Weights by name: what a model needs is listed once, and the list serves checking, loading, counting and random
+// filling.
 #pragma once
 
 #include <functional>
@@ -69,7 +70,8 @@ class WeightList {
 using LoadProgress = std::function<void(size_t done, size_t total)>;
 
 /// The safetensors files of a checkpoint folder: model.safetensors, or the shards that model.safetensors.index.json
-/// names. Names are made canonical: exporters' extra prefixes (`model.language_model.`, `model.visual.`, ...) are dropped.
+/// names. Names are made canonical: exporters' extra prefixes (`model.language_model.`, `model.visual.`, ...) are
+/// dropped.
 class Checkpoint {
  public:
   static Result<Checkpoint> open(const Path& folder);
@@ -94,8 +96,8 @@ class Checkpoint {
   std::map<std::string, Stored, std::less<>> tensors_;
 };
 
-/// Fills the list with pseudo-random weights of the scale that keeps activations finite: for benchmarks of named shapes.
-/// Tables are stored in `storage`, which must outlive their use.
+/// Fills the list with pseudo-random weights of the scale that keeps activations finite: for benchmarks of named
+/// shapes. Tables are stored in `storage`, which must outlive their use.
 void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector<Tensor>& storage);
 
 }  // namespace keye::model

@@ -19,10 +19,10 @@ struct VisionItem {
 };
 
 struct Prompt {
-  std::string text;                              // the rendered prompt with its placeholders repeated, for display
-  std::vector<int32_t> tokens;                   // [n]
-  std::array<std::vector<int32_t>, 3> positions; // [n] each: time, height, width
-  int32_t position_delta = 0;                    // the token at index i >= n has position i + delta on all axes
+  std::string text;                               // the rendered prompt with its placeholders repeated, for display
+  std::vector<int32_t> tokens;                    // [n]
+  std::array<std::vector<int32_t>, 3> positions;  // [n] each: time, height, width
+  int32_t position_delta = 0;                     // the token at index i >= n has position i + delta on all axes
   std::vector<VisionItem> vision;
 };
 
@@ -38,8 +38,8 @@ struct Positions {
 };
 
 /// Three-axis positions: text advances all axes together; a picture's tokens form a (1, rows, cols) box that starts one
-/// past the highest position so far, and the text after it starts one past the box. Runs of `media_token` take the grids
-/// in order. The number of such tokens must be what the grids say (a CHECK: the engine itself put them there).
+/// past the highest position so far, and the text after it starts one past the box. Runs of `media_token` take the
+/// grids in order. The number of such tokens must be what the grids say (a CHECK: the engine itself put them there).
 /// Source: the position function of the published serving code, one box per frame.
 Positions media_positions(std::span<const int32_t> tokens, std::span<const TokenGrid> grids, int32_t media_token);
 

@@ -10,7 +10,7 @@ namespace {
 struct PictureReference {
   std::string source;  // a path, a file:// or a data URI
   ImageOptions options;
-  std::string where;   // "messages[1].content[0]"
+  std::string where;  // "messages[1].content[0]"
 };
 
 const text::Value* field(const text::Value& value, std::string_view key) {
@@ -43,7 +43,8 @@ Result<void> read_options(const text::Value& kwargs, const std::string& where, I
     } else if (name == "resized_width") {
       options.resized_width = static_cast<int>(value.integer());
     } else {
-      return refuse(where + "." + name, "unknown; known for pictures are min_pixels, max_pixels, factor, resized_height, resized_width",
+      return refuse(where + "." + name,
+                    "unknown; known for pictures are min_pixels, max_pixels, factor, resized_height, resized_width",
                     ErrorCode::unsupported);
     }
   }
@@ -87,9 +88,11 @@ Result<std::vector<PictureReference>> find_pictures(const text::Value& messages)
         KEYE_TRY(auto picture, read_picture(part, where));
         pictures.push_back(std::move(picture));
       } else if (kind == "video" || kind == "video_url") {
-        return refuse(where, "videos are not supported yet; send single frames as image_url parts", ErrorCode::unsupported);
+        return refuse(where, "videos are not supported yet; send single frames as image_url parts",
+                      ErrorCode::unsupported);
       } else if (kind != "text") {
-        return refuse(where, fmt::format("part type \"{}\" is not supported; use text or image_url", kind), ErrorCode::unsupported);
+        return refuse(where, fmt::format("part type \"{}\" is not supported; use text or image_url", kind),
+                      ErrorCode::unsupported);
       }
     }
   }
@@ -126,21 +129,28 @@ Result<PromptBuilder> PromptBuilder::load(const Path& folder, const PromptSpec& 
   const std::string where = (folder / "tokenizer.json").string();
   builder.placeholder_ = builder.tokenizer_->id_to_token(spec.image_token).value_or("");
   if (builder.placeholder_.empty()) {
-    return refuse(where, fmt::format("has no token {}, which config.json names as image_token_id", spec.image_token), ErrorCode::corrupt_data);
+    return refuse(where, fmt::format("has no token {}, which config.json names as image_token_id", spec.image_token),
+                  ErrorCode::corrupt_data);
   }
   if (builder.images_->config().merge_size != spec.merge) {
-    return refuse((folder / "preprocessor_config.json").string(), fmt::format("merge_size {} differs from the model's spatial_merge_size {}",
-                  builder.images_->config().merge_size, spec.merge), ErrorCode::corrupt_data);
+    return refuse((folder / "preprocessor_config.json").string(),
+                  fmt::format("merge_size {} differs from the model's spatial_merge_size {}",
+                              builder.images_->config().merge_size, spec.merge),
+                  ErrorCode::corrupt_data);
   }
   return builder;
 }
 
 Result<Prompt> PromptBuilder::build(const Conversation& conversation, const media::MediaLimits& limits) const {
   if (template_ == nullptr) {
-    return refuse("chat_template", "the checkpoint has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)", ErrorCode::not_found);
+    return refuse(
+        "chat_template",
+        "the checkpoint has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)",
+        ErrorCode::not_found);
   }
   KEYE_TRY(const std::vector<PictureReference> pictures, find_pictures(conversation.messages));
-  if (!pictures.empty() && !images_) return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
+  if (!pictures.empty() && !images_)
+    return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
   Prompt prompt;
   for (const PictureReference& picture : pictures) {
     auto prepare = [&]() -> Result<ImagePatches> {
@@ -156,7 +166,9 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
   KEYE_TRY(const text::Rendered rendered, template_->render(conversation.messages, conversation.render));
   KEYE_TRY(const text::Rendered expanded, expand(rendered, prompt.vision));
   if (expanded.size() > text::kEncodeBytesMax) {
-    return refuse("messages", fmt::format("{} bytes of prompt, the limit is {}", expanded.size(), text::kEncodeBytesMax), ErrorCode::too_large);
+    return refuse("messages",
+                  fmt::format("{} bytes of prompt, the limit is {}", expanded.size(), text::kEncodeBytesMax),
+                  ErrorCode::too_large);
   }
   prompt.text = expanded.text;
   prompt.tokens = tokenizer_->encode(expanded.text, expanded.origin);
@@ -181,7 +193,8 @@ Result<text::Rendered> PromptBuilder::expand(const text::Rendered& rendered, std
   if (placeholder_.empty()) return rendered;
   const std::vector<size_t> places = find_own(rendered, placeholder_);
   if (places.size() != items.size()) {
-    return refuse("messages", fmt::format("the chat template wrote {} picture placeholders for {} pictures", places.size(), items.size()));
+    return refuse("messages", fmt::format("the chat template wrote {} picture placeholders for {} pictures",
+                                          places.size(), items.size()));
   }
   text::Rendered expanded;
   size_t done = 0;

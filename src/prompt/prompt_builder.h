@@ -18,14 +18,14 @@ namespace keye::prompt {
 /// What a prompt builder must know of a model.
 struct PromptSpec {
   bool has_vision = false;
-  bool three_axes = false;      // mRoPE: otherwise positions are 0, 1, 2, ...
+  bool three_axes = false;  // mRoPE: otherwise positions are 0, 1, 2, ...
   int32_t image_token = -1;
   int merge = 2;
 };
 
 /// A conversation: messages in OpenAI's form, and the template's own variables.
 struct Conversation {
-  text::Value messages;                   // a list of {role, content, ...}
+  text::Value messages;  // a list of {role, content, ...}
   RenderOptions render;
 };
 

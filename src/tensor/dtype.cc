@@ -16,9 +16,11 @@ struct Row {
 };
 
 constexpr Row kTable[] = {
-    {DType::f32, 4, "f32", "F32"},  {DType::f16, 2, "f16", "F16"},      {DType::bf16, 2, "bf16", "BF16"},
-    {DType::f8_e4m3, 1, "f8_e4m3", "F8_E4M3"}, {DType::i64, 8, "i64", "I64"}, {DType::i32, 4, "i32", "I32"},
-    {DType::u64, 8, "u64", "U64"},  {DType::u8, 1, "u8", "U8"},         {DType::boolean, 1, "bool", "BOOL"},
+    {DType::f32, 4, "f32", "F32"},       {DType::f16, 2, "f16", "F16"},
+    {DType::bf16, 2, "bf16", "BF16"},    {DType::f8_e4m3, 1, "f8_e4m3", "F8_E4M3"},
+    {DType::i64, 8, "i64", "I64"},       {DType::i32, 4, "i32", "I32"},
+    {DType::u64, 8, "u64", "U64"},       {DType::u8, 1, "u8", "U8"},
+    {DType::boolean, 1, "bool", "BOOL"},
 };
 
 const Row& row(DType dtype) {
@@ -52,7 +54,9 @@ float f16_to_float(uint16_t bits) {
 
 void convert_to_float(DType dtype, const void* src, float* dst, size_t count) {
   switch (dtype) {
-    case DType::f32: std::memcpy(dst, src, count * sizeof(float)); return;
+    case DType::f32:
+      std::memcpy(dst, src, count * sizeof(float));
+      return;
     case DType::bf16: {
       const auto* in = static_cast<const BFloat16*>(src);
       for (size_t i = 0; i < count; ++i) dst[i] = static_cast<float>(in[i]);
@@ -63,7 +67,8 @@ void convert_to_float(DType dtype, const void* src, float* dst, size_t count) {
       for (size_t i = 0; i < count; ++i) dst[i] = f16_to_float(in[i]);
       return;
     }
-    default: KEYE_CHECK(false, "no conversion from {}", dtype_name(dtype));
+    default:
+      KEYE_CHECK(false, "no conversion from {}", dtype_name(dtype));
   }
 }
 

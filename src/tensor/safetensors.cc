@@ -40,7 +40,8 @@ Result<TensorEntry> parse_entry(const Json& value, const std::string& where) {
     bytes *= value_of;
     sizes.push_back(static_cast<int64_t>(value_of));
   }
-  if (!(*offsets)[0].is_number_unsigned() || !(*offsets)[1].is_number_unsigned()) return bad("\"data_offsets\" are not whole numbers");
+  if (!(*offsets)[0].is_number_unsigned() || !(*offsets)[1].is_number_unsigned())
+    return bad("\"data_offsets\" are not whole numbers");
   TensorEntry entry{*known, Shape(sizes), (*offsets)[0].get<size_t>(), (*offsets)[1].get<size_t>()};
   if (entry.begin > entry.end || entry.end - entry.begin != bytes) {
     return make_error(ErrorCode::corrupt_data, where, "data_offsets [{}, {}] do not hold {} of {} ({} bytes)",

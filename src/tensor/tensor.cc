@@ -26,7 +26,8 @@ ConstView rows(const ConstView& view, int64_t begin, int64_t end) {
     if (i > 0) stride *= view.shape[i];
   }
   sizes[0] = end - begin;
-  const auto* start = static_cast<const std::byte*>(view.data) + static_cast<size_t>(begin * stride) * dtype_bytes(view.dtype);
+  const auto* start =
+      static_cast<const std::byte*>(view.data) + static_cast<size_t>(begin * stride) * dtype_bytes(view.dtype);
   return {start, view.dtype, Shape(std::span<const int64_t>(sizes.data(), static_cast<size_t>(view.shape.rank())))};
 }
 

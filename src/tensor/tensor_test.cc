@@ -25,9 +25,9 @@ Result<TensorFile> open_bytes(const std::string& bytes) {
 
 TEST(DType, RoundsBFloat16ToNearestEven) {
   EXPECT_EQ(BFloat16(1.0F).bits, 0x3f80);
-  EXPECT_EQ(BFloat16(1.00390625F).bits, 0x3f80);          // halfway, down to even
-  EXPECT_EQ(BFloat16(1.01171875F).bits, 0x3f82);          // halfway, up to even
-  EXPECT_EQ(BFloat16(3.4e38F).bits, 0x7f80);              // overflows to infinity
+  EXPECT_EQ(BFloat16(1.00390625F).bits, 0x3f80);  // halfway, down to even
+  EXPECT_EQ(BFloat16(1.01171875F).bits, 0x3f82);  // halfway, up to even
+  EXPECT_EQ(BFloat16(3.4e38F).bits, 0x7f80);      // overflows to infinity
   EXPECT_TRUE(std::isnan(static_cast<float>(BFloat16(std::numeric_limits<float>::quiet_NaN()))));
 }
 
