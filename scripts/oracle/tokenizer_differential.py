@@ -255,7 +255,9 @@ def random_added(rng, vocabulary):
         known = vocabulary.get(content)
         tokens.append({
             "id": next_id if known is None else known, "content": content, "single_word": rng.random() < 0.3,
-            "lstrip": rng.random() < 0.3, "rstrip": rng.random() < 0.3, "normalized": rng.random() < 0.5,
+            # The library panics where a token of spaces would take the spaces that another has already taken.
+            "lstrip": bool(content.strip()) and rng.random() < 0.3,
+            "rstrip": rng.random() < 0.3, "normalized": rng.random() < 0.5,
             "special": rng.random() < 0.4,
         })
         next_id += known is None

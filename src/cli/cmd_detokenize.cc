@@ -27,7 +27,8 @@ Result<std::string> decode(const text::Tokenizer& tokenizer, std::string_view js
   std::vector<int32_t> ids;
   for (const Json& id : array) {
     if (!id.is_number_integer() || id < 0 || id > INT32_MAX) {
-      return make_error(ErrorCode::invalid_argument, where, "[{}]: expected a token id, found {}", ids.size(), id.dump());
+      return make_error(ErrorCode::invalid_argument, where, "[{}]: expected a token id, found {}", ids.size(),
+                        id.dump());
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -61,7 +62,8 @@ Result<void> detokenize(const Flags& flags, bool has_ids) {
 int cmd_detokenize(int argc, char** argv) {
   Flags flags;
   CLI::App app(
-      "Turns token ids into text, and prints its bytes with nothing added. Ids without a token are left out; bytes that "
+      "Turns token ids into text, and prints its bytes with nothing added. Ids without a token are left out; bytes "
+      "that "
       "are no UTF-8 in the end become U+FFFD.",
       "keye detokenize");
   flags.tokenizer.add_to(app);

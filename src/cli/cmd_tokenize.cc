@@ -61,11 +61,13 @@ Result<void> tokenize(const Flags& flags, bool has_text) {
 int cmd_tokenize(int argc, char** argv) {
   Flags flags;
   CLI::App app(
-      "Turns text into token ids. Prints a line for each token: its id, a tab, and the token as a JSON string, named as "
+      "Turns text into token ids. Prints a line for each token: its id, a tab, and the token as a JSON string, named "
+      "as "
       "in the vocabulary. Special tokens that are written in the text are recognised; none is added.",
       "keye tokenize");
   flags.tokenizer.add_to(app);
-  CLI::Option* const text = app.add_option("--text", flags.text, "The text (default: standard input)")->type_name("TEXT");
+  CLI::Option* const text =
+      app.add_option("--text", flags.text, "The text (default: standard input)")->type_name("TEXT");
   CLI::Option* const ids_only = app.add_flag("--ids", flags.ids_only, "Print the ids alone, as a JSON array");
   app.add_flag("--jsonl", flags.jsonl, "Read a JSON string from each line, print a JSON array of ids for each at once")
       ->excludes(text)

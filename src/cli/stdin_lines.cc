@@ -21,7 +21,8 @@ Result<bool> StdinLines::next(std::string& line, const std::stop_token& stop) {
     at_ = 0;
     searched = buffer_.size();
     if (buffer_.size() > line_bytes_max_) {
-      return make_error(ErrorCode::too_large, "standard input", "line {} is over {} bytes", number_ + 1, line_bytes_max_);
+      return make_error(ErrorCode::too_large, "standard input", "line {} is over {} bytes", number_ + 1,
+                        line_bytes_max_);
     }
     while (stop.stop_possible()) {  // looks at the token ten times a second while nothing comes
       if (stop.stop_requested()) return false;

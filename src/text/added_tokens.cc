@@ -111,8 +111,9 @@ Result<AddedTokens> AddedTokens::parse(const Json& added_tokens, const Vocabular
 
 Result<void> AddedTokens::add(const Json& entry, const Vocabulary& vocabulary, const Normalizer& normalizer,
                               const std::string& where) {
-  KEYE_TRY(const JsonFields fields, JsonFields::open(entry, where, {"id", "content", "single_word", "lstrip", "rstrip",
-                                                                    "normalized", "special"}));
+  KEYE_TRY(
+      const JsonFields fields,
+      JsonFields::open(entry, where, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}));
   AddedToken token;
   KEYE_TRY(token.content, fields.string("content"));
   KEYE_TRY(token.single_word, fields.boolean("single_word"));
@@ -130,8 +131,7 @@ Result<void> AddedTokens::add(const Json& entry, const Vocabulary& vocabulary, c
   KEYE_TRY(const Json* const id, fields.need("id"));
   if (*id != token.id) {
     return make_error(ErrorCode::corrupt_data, fields.where("id"), "\"{}\" has id {}, expected {} ({})", token.content,
-                      show_json(*id), token.id,
-                      known_id ? "its id in the vocabulary" : "the next free one");
+                      show_json(*id), token.id, known_id ? "its id in the vocabulary" : "the next free one");
   }
   if (token.id >= kTokenIdEnd || (!known_id && vocabulary.token(token.id))) {
     return make_error(ErrorCode::corrupt_data, fields.where("id"), "{} is too large or taken", token.id);
@@ -176,7 +176,8 @@ void AddedTokens::split(std::string_view text, std::string_view origin, bool nor
     if (token.lstrip) begin = std::max(without_space_at_end(text.substr(0, begin)), done);
     if (token.rstrip) end += space_at_start(text.substr(end));
     if (done < begin) parts.push_back({-1, done, begin});
-    parts.push_back({token.id, begin, end});
+    // Nothing is left of a token all of which the one before it took as white space.
+    if (begin < end) parts.push_back({token.id, begin, end});
     done = end;
   }
   if (done != text.size()) parts.push_back({-1, done, text.size()});

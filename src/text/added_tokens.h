@@ -16,14 +16,15 @@ namespace keye::text {
 
 struct AddedToken {
   int32_t id = 0;
-  std::string content;  // as written in the file
-  std::string text;     // what is searched for and what it decodes from: content, normalised if `normalized`
+  std::string content;       // as written in the file
+  std::string text;          // what is searched for and what it decodes from: content, normalised if `normalized`
   bool single_word = false;  // not next to a word character
   bool lstrip = false;       // takes the white space before it
   bool rstrip = false;       // takes the white space after it
   bool normalized = false;   // searched for in the normalised text
   bool special = false;
-  bool is_skipped = false;  // where special tokens are left out: its text, not its content, is a special token's content
+  bool is_skipped =
+      false;  // where special tokens are left out: its text, not its content, is a special token's content
 };
 
 /// Finds the longest of a set of strings at a place of a text.

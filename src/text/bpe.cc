@@ -34,7 +34,8 @@ Result<void> refuse_affix(const JsonFields& fields, std::string_view name) {
   if (fields.find(name) == nullptr) return {};
   KEYE_TRY(const std::string affix, fields.string(name));
   if (affix.empty()) return {};
-  return make_error(ErrorCode::unsupported, fields.where(name), "\"{}\" is not supported, only none or an empty one", affix);
+  return make_error(ErrorCode::unsupported, fields.where(name), "\"{}\" is not supported, only none or an empty one",
+                    affix);
 }
 
 }  // namespace
@@ -60,7 +61,8 @@ Result<Bpe> Bpe::parse(const Json& model, const std::string& where) {
                              "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"}));
   if (fields.find("type") != nullptr) {
     KEYE_TRY(const std::string type, fields.string("type"));
-    if (type != "BPE") return make_error(ErrorCode::unsupported, where, "model \"{}\" is not supported, only BPE", type);
+    if (type != "BPE")
+      return make_error(ErrorCode::unsupported, where, "model \"{}\" is not supported, only BPE", type);
   }
   KEYE_TRY_VOID(refuse_affix(fields, "continuing_subword_prefix"));
   KEYE_TRY_VOID(refuse_affix(fields, "end_of_word_suffix"));
@@ -77,7 +79,8 @@ Result<Bpe> Bpe::parse(const Json& model, const std::string& where) {
   KEYE_TRY(const Json* const vocabulary, fields.need("vocab"));
   const std::string vocabulary_where = fields.where("vocab");
   if (!vocabulary->is_object()) {
-    return make_error(ErrorCode::corrupt_data, vocabulary_where, "expected an object, found {}", vocabulary->type_name());
+    return make_error(ErrorCode::corrupt_data, vocabulary_where, "expected an object, found {}",
+                      vocabulary->type_name());
   }
   for (const auto& [token, id] : vocabulary->items()) {
     if (!id.is_number_integer() || (id.is_number_unsigned() && id.get<uint64_t>() > INT64_MAX)) {
@@ -112,8 +115,7 @@ Result<void> Bpe::read_merges(const Json& merges, const std::string& where) {
     const auto read = read_pair(merge, spaced);
     if (!read) {
       return make_error(ErrorCode::corrupt_data, fmt::format("{}[{}]", where, i), "expected {}, found {}",
-                        spaced ? "two tokens with a space between" : "an array of two tokens",
-                        show_json(merge));
+                        spaced ? "two tokens with a space between" : "an array of two tokens", show_json(merge));
     }
     const auto& [left, right] = *read;
     const std::optional<int32_t> left_id = vocabulary_.find(left);
@@ -121,7 +123,9 @@ Result<void> Bpe::read_merges(const Json& merges, const std::string& where) {
     const std::optional<int32_t> product = vocabulary_.find(left + right);
     if (!left_id || !right_id || !product) {
       return make_error(ErrorCode::corrupt_data, fmt::format("{}[{}]", where, i), "\"{}\" is not in vocab",
-                        !left_id ? left : !right_id ? right : left + right);
+                        !left_id    ? left
+                        : !right_id ? right
+                                    : left + right);
     }
     merges_.set(*left_id, *right_id, rank++, *product);
   }
@@ -137,7 +141,8 @@ void BpeEncoder::encode(std::string_view word) {
   Seen& seen = seen_[std::hash<std::string_view>()(word) & (seen_.size() - 1)];
   if (seen.word == word) {
     ids_.resize(ids_.size() + seen.count);
-    std::copy_n(ids_.begin() + static_cast<ptrdiff_t>(seen.begin), seen.count, ids_.end() - static_cast<ptrdiff_t>(seen.count));
+    std::copy_n(ids_.begin() + static_cast<ptrdiff_t>(seen.begin), seen.count,
+                ids_.end() - static_cast<ptrdiff_t>(seen.count));
     return;
   }
   const size_t begin = ids_.size();
@@ -191,24 +196,21 @@ void BpeEncoder::queue_pair(int32_t position) {
 }
 
 void BpeEncoder::merge_all() {
-  const MergeTable& merges = bpe_.merges_;
   queue_.clear();
   for (size_t i = 0; i + 1 < symbols_.size(); ++i) queue_pair(static_cast<int32_t>(i));
   while (!queue_.empty()) {
     const uint64_t first = queue_.front();
     std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
     queue_.pop_back();
-    const int32_t product = merges.product(static_cast<uint32_t>(first >> 32));
+    const auto rank = static_cast<uint32_t>(first >> 32);
     const auto position = static_cast<int32_t>(first & UINT32_MAX);
     Symbol& symbol = symbols_[static_cast<size_t>(position)];
-    // The pair may have changed since it was queued. Only what it would become counts, not its rank: so does the
-    // tokenizers library, and where several merges have one product, the results tell.
-    if (symbol.rank == MergeTable::kNone || merges.product(symbol.rank) != product) continue;
+    if (symbol.rank != rank) continue;  // the pair has changed since it was queued
 
     Symbol& gone = symbols_[static_cast<size_t>(symbol.next)];
     gone.alive = false;
     gone.rank = MergeTable::kNone;
-    symbol.id = product;
+    symbol.id = bpe_.merges_.product(rank);
     symbol.next = gone.next;
     symbol.rank = MergeTable::kNone;
     if (symbol.previous >= 0) queue_pair(symbol.previous);

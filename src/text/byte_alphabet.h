@@ -1,5 +1,5 @@
-// The 256 letters that byte-level vocabularies spell bytes with: a printable byte of Latin-1 is spelled by the character
-// of its number, every other byte by the next one from U+0100 on.
+// The 256 letters that byte-level vocabularies spell bytes with: a printable byte of Latin-1 is spelled by the
+// character of its number, every other byte by the next one from U+0100 on.
 #pragma once
 
 #include <cstdint>

@@ -27,7 +27,8 @@ Result<SplitBehavior> behavior_named(std::string_view name, std::string_view whe
   return make_error(ErrorCode::unsupported, where, "behavior \"{}\" is not supported", name);
 }
 
-/// Joins neighbours as the behaviour says. Pieces are in order and cover the text, or, for merged_with_next, in reverse.
+/// Joins neighbours as the behaviour says. Pieces are in order and cover the text, or, for merged_with_next, in
+/// reverse.
 template <class Pieces, class Extend>
 void join(SplitBehavior behavior, Pieces& pieces, Extend extend) {
   size_t kept = 0;
@@ -166,8 +167,11 @@ void PreTokenizer::cut_pieces(const Cut& cut, Scratch& scratch) {
     if (end != kinds.size()) put(end, kinds.size(), false);
 
     switch (cut.behavior) {
-      case SplitBehavior::isolated: break;
-      case SplitBehavior::removed: std::erase_if(pieces, [](const Piece& piece) { return piece.is_match; }); break;
+      case SplitBehavior::isolated:
+        break;
+      case SplitBehavior::removed:
+        std::erase_if(pieces, [](const Piece& piece) { return piece.is_match; });
+        break;
       case SplitBehavior::contiguous:
       case SplitBehavior::merged_with_previous:
         join(cut.behavior, pieces, [](Piece& kept, const Piece& next) { kept.last = next.last; });

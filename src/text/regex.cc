@@ -135,8 +135,8 @@ Result<Regex> Regex::build(const RegexParts& parts, std::string_view pattern, st
   std::vector<std::vector<uint8_t>> members;
   std::optional<KindTable> kinds = KindTable::make(parts.sets, members);
   if (!kinds) {
-    return make_error(ErrorCode::unsupported, where, "regular expression \"{}\" distinguishes over 256 kinds of characters",
-                      pattern);
+    return make_error(ErrorCode::unsupported, where,
+                      "regular expression \"{}\" distinguishes over 256 kinds of characters", pattern);
   }
   std::string translated = parts.syntax[0];
   for (size_t i = 0; i < parts.atoms.size(); ++i) {
@@ -146,8 +146,8 @@ Result<Regex> Regex::build(const RegexParts& parts, std::string_view pattern, st
   PCRE2_SIZE offset = 0;
   auto program = std::make_unique<Program>();
   program->kinds = *std::move(kinds);
-  program->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), 0, &error,
-                                    &offset, nullptr));
+  program->code.reset(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), 0, &error, &offset, nullptr));
   if (!program->code) {
     char reason[256] = {};
     pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(reason), sizeof reason);

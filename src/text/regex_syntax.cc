@@ -83,7 +83,8 @@ class Parser {
 
   Result<void> parse_item() {
     switch (pattern_[at_]) {
-      case '(': return open_group();
+      case '(':
+        return open_group();
       case ')':
         if (ignore_case_.empty()) return corrupt("nothing is open to be closed");
         can_repeat_ = !lookaround_.back();
@@ -101,9 +102,11 @@ class Parser {
       case '*':
       case '+':
       case '?':
-      case '{': return parse_repeat();
+      case '{':
+        return parse_repeat();
       case '^':
-      case '$': return unsupported("the anchor {}", pattern_[at_]);
+      case '$':
+        return unsupported("the anchor {}", pattern_[at_]);
       case '.':
         ++at_;
         put_set(~CodePointSet('\n', '\n'));
@@ -118,7 +121,8 @@ class Parser {
         if (escape.set && ignores_case()) return unsupported("a class where case is ignored");
         return escape.set ? put_set(*escape.set), Result<void>() : put_literal(escape.character);
       }
-      default: return put_literal(take_code_point());
+      default:
+        return put_literal(take_code_point());
     }
   }
 
@@ -178,7 +182,8 @@ class Parser {
   }
 
   Result<void> parse_repeat() {
-    if (!can_repeat_) return unsupported("\"{}\" after nothing, a lookaround or another repetition", first_characters(1));
+    if (!can_repeat_)
+      return unsupported("\"{}\" after nothing, a lookaround or another repetition", first_characters(1));
     const bool counted = pattern_[at_] == '{';
     if (counted) {
       KEYE_TRY_VOID(parse_counts());
@@ -229,22 +234,37 @@ class Parser {
     if (at_end()) return corrupt("a backslash at the end");
     const char32_t c = take_code_point();
     switch (c) {
-      case 's': return Escape{CodePointSet::white_space(), 0};
-      case 'S': return Escape{~CodePointSet::white_space(), 0};
-      case 'd': return Escape{CodePointSet::category("Nd"), 0};
-      case 'D': return Escape{~*CodePointSet::category("Nd"), 0};
+      case 's':
+        return Escape{CodePointSet::white_space(), 0};
+      case 'S':
+        return Escape{~CodePointSet::white_space(), 0};
+      case 'd':
+        return Escape{CodePointSet::category("Nd"), 0};
+      case 'D':
+        return Escape{~*CodePointSet::category("Nd"), 0};
       case 'p':
-      case 'P': return parse_property(c == 'P');
-      case 't': return Escape{{}, '\t'};
-      case 'n': return Escape{{}, '\n'};
-      case 'v': return Escape{{}, '\v'};
-      case 'f': return Escape{{}, '\f'};
-      case 'r': return Escape{{}, '\r'};
-      case 'a': return Escape{{}, '\a'};
-      case 'e': return Escape{{}, 0x1B};
-      case 'x': return take("{") ? parse_hex(1, 8, "}") : parse_hex(2, 2, "");
-      case 'u': return parse_hex(4, 4, "");
-      default: break;
+      case 'P':
+        return parse_property(c == 'P');
+      case 't':
+        return Escape{{}, '\t'};
+      case 'n':
+        return Escape{{}, '\n'};
+      case 'v':
+        return Escape{{}, '\v'};
+      case 'f':
+        return Escape{{}, '\f'};
+      case 'r':
+        return Escape{{}, '\r'};
+      case 'a':
+        return Escape{{}, '\a'};
+      case 'e':
+        return Escape{{}, 0x1B};
+      case 'x':
+        return take("{") ? parse_hex(1, 8, "}") : parse_hex(2, 2, "");
+      case 'u':
+        return parse_hex(4, 4, "");
+      default:
+        break;
     }
     if (is_ascii_letter(c) || (c >= '0' && c <= '9') || c >= 0x80) {
       at_ -= 1;

@@ -57,9 +57,8 @@ class Tokenizer::Encoding {
 
   /// Valid UTF-8 that lives as long as this object.
   void add(std::string_view text, std::string_view origin) {
-    for_parts(text, origin, false, [this](std::string_view part, std::string_view part_origin) {
-      add_raw(part, part_origin, true);
-    });
+    for_parts(text, origin, false,
+              [this](std::string_view part, std::string_view part_origin) { add_raw(part, part_origin, true); });
   }
   void add_plain(std::string_view text) { add_raw(text, {}, false); }
   std::vector<int32_t> take_ids() && { return std::move(ids_); }
@@ -115,9 +114,9 @@ Result<Tokenizer> Tokenizer::load(const Path& tokenizer_json) {
 Result<Tokenizer> Tokenizer::from_json(std::string_view text, std::string_view where) {
   KEYE_TRY(const Json json, parse_json(text, where));
   const std::string source(where);
-  KEYE_TRY(const JsonFields fields,
-           JsonFields::open(json, source, {"version", "truncation", "padding", "added_tokens", "normalizer",
-                                           "pre_tokenizer", "post_processor", "decoder", "model"}));
+  KEYE_TRY(const JsonFields fields, JsonFields::open(json, source,
+                                                     {"version", "truncation", "padding", "added_tokens", "normalizer",
+                                                      "pre_tokenizer", "post_processor", "decoder", "model"}));
   for (const std::string_view name : {"truncation", "padding"}) {
     if (fields.find(name) == nullptr) continue;
     return make_error(ErrorCode::unsupported, source, "\"{}\" is not supported: set it to null", name);

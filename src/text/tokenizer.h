@@ -20,9 +20,9 @@ namespace keye::text {
 /// No text given to encode may be longer; far beyond any model's context.
 inline constexpr size_t kEncodeBytesMax = size_t{64} << 20;
 
-/// Gives the same ids and texts as the Python package `tokenizers` does for the same file. Safe to use from many threads
-/// at once. Text that is not valid UTF-8, which that package does not take, has each invalid part replaced by U+FFFD
-/// first.
+/// Gives the same ids and texts as the Python package `tokenizers` does for the same file. Safe to use from many
+/// threads at once. Text that is not valid UTF-8, which that package does not take, has each invalid part replaced by
+/// U+FFFD first.
 class Tokenizer {
  public:
   /// Errors: not_found, io, too_large; corrupt_data; unsupported (named: a part of the file that is not implemented).

@@ -35,7 +35,8 @@ void append_utf8(char32_t code_point, std::string& out);
 /// used.
 size_t append_valid_utf8(std::string_view bytes, std::string& out);
 
-/// The whole text with invalid and incomplete parts replaced by U+FFFD, which takes the origin of the part's first byte.
+/// The whole text with invalid and incomplete parts replaced by U+FFFD, which takes the origin of the part's first
+/// byte.
 Marked repair_utf8(std::string_view text, std::string_view origin);
 
 /// The code points of valid UTF-8 and where each begins.

@@ -1,4 +1,5 @@
-// General categories by code point, as the tokenizers library of Hugging Face sees them (scripts/oracle/unicode_tables.py).
+// General categories by code point, as the tokenizers library of Hugging Face sees them
+// (scripts/oracle/unicode_tables.py).
 #pragma once
 
 #include <cstddef>
