@@ -82,7 +82,7 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   }
 }
 
-void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output_head) {
+void Decoder::list_weights(WeightList& list, bool fused_experts) {
   const int64_t c = config_.hidden;
   const int64_t d = config_.head_dim;
   const int64_t q_width = config_.heads * d;
@@ -90,9 +90,9 @@ void Decoder::list_weights(WeightList& list, bool fused_experts, bool has_output
   layers_.resize(static_cast<size_t>(config_.layers));
   list.table("model.embed_tokens.weight", {config_.vocab, c}, &embeddings_);
   list.vector("model.norm.weight", {c}, &final_norm_);
-  const bool own_head = has_output_head && !config_.tied_embeddings;
-  list.matrix({whole_matrix(own_head ? "lm_head.weight" : "model.embed_tokens.weight", config_.vocab, c)}, &head_);
-  if (!own_head) list.ignore("lm_head.weight");
+  const bool tied = config_.tied_embeddings;
+  list.matrix({whole_matrix(tied ? "model.embed_tokens.weight" : "lm_head.weight", config_.vocab, c)}, &head_);
+  if (tied) list.ignore("lm_head.weight");
   list.ignore("rotary_emb.inv_freq");
   for (int i = 0; i < config_.layers; ++i) {
     Layer& layer = layers_[static_cast<size_t>(i)];

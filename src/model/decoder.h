@@ -13,7 +13,7 @@ class Decoder {
 
   const KvSpec& kv_spec() const { return kv_spec_; }
   /// Names every weight once. `fused_experts`: the checkpoint stores all experts of a layer in one tensor, transposed.
-  void list_weights(WeightList& list, bool fused_experts, bool has_output_head);
+  void list_weights(WeightList& list, bool fused_experts);
   void forward(const StepInput& input, KvCache& cache, View logits);
   void set_probe(Probe probe) { probe_ = std::move(probe); }
 

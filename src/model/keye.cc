@@ -12,7 +12,6 @@ namespace {
 struct Layout {
   bool fused_experts = false;
   bool norm_before_merge = false;
-  bool has_output_head = true;
 };
 
 Layout layout_of(const ModelConfig& config, const Checkpoint& checkpoint) {
@@ -23,7 +22,6 @@ Layout layout_of(const ModelConfig& config, const Checkpoint& checkpoint) {
       layout.norm_before_merge = stored.view.shape == Shape{config.vision->hidden} && config.vision->merge > 1;
     }
   }
-  layout.has_output_head = checkpoint.has("lm_head.weight") || !config.text.tied_embeddings;
   return layout;
 }
 
@@ -36,7 +34,7 @@ class KeyeModel final : public Model {
 
   WeightList list_weights(const Layout& layout) {
     WeightList list;
-    decoder_.list_weights(list, layout.fused_experts, layout.has_output_head);
+    decoder_.list_weights(list, layout.fused_experts);
     if (vision_) vision_->list_weights(list, layout.norm_before_merge);
     return list;
   }
