@@ -462,6 +462,17 @@ TEST(PagedAttention, UnselectedPagesChangeNoBit) {
                                    .scale = Attended::scale(heads),
                                    .out = short_out.view()});
         EXPECT_TRUE(same_bits(rows(got.out.view(), i, i + 1), short_out.view())) << backend->name() << ", row " << i;
+        // The same row as a decoding step, which is cut into chunks for the threads.
+        const SequenceRows whole{0, 1, i, run.cache.pages[0]};
+        paged_attention(*backend, {.q = rows(run.q[0].view(), i, i + 1),
+                                   .k = run.cache.k,
+                                   .v = run.cache.v,
+                                   .sequences = {&whole, 1},
+                                   .scale = Attended::scale(heads),
+                                   .selection = first_page.data() + i * words,
+                                   .selection_words = words,
+                                   .out = short_out.view()});
+        EXPECT_TRUE(same_bits(rows(got.out.view(), i, i + 1), short_out.view())) << backend->name() << ", step " << i;
       }
     }
   }
