@@ -344,14 +344,14 @@ def tiff_raw(rng: random.Random) -> bytes:
     tiled = rng.random() < 0.3
     planar = fill_order = 1
     # Left out is what PIL opens and then decodes wrongly (Pillow 13.0): big-endian floating or signed samples when
-    # compressed; separate planes when uncompressed, unless they are plain 8-bit strips, or without a name for the
-    # fourth. keye gives the samples as they are.
+    # compressed; separate planes when uncompressed, unless they are 8-bit strips of RGB with the highest bit first, or
+    # without a name for the fourth. keye gives the samples as they are.
     if order == ">" and (sample_format == 3 or (sample_format == 2 and bits > 8)):
         compression = 1
-    plain = compression != 1 or (bits == 8 and not tiled and samples == 3)
+    plain = compression != 1 or (bits == 8 and not tiled and samples == 3 and photometric == 2)
     if 1 < samples <= 4 and plain and not (samples == 4 and photometric == 2 and not extra) and rng.random() < 0.4:
         planar = 2
-    if extra in ((), (0,)) and bits <= 8 and not (photometric in (0, 3) and compression == 1) and rng.random() < 0.2:
+    if extra in ((), (0,)) and bits <= 8 and not (compression == 1 and (photometric in (0, 3) or planar == 2)) and rng.random() < 0.2:
         fill_order = 2
     generator = np.random.default_rng(rng.getrandbits(32))
     if sample_format == 3:
@@ -419,6 +419,7 @@ def tiff_ycbcr(rng: random.Random) -> bytes:
     """Subsampled YCbCr: the luma of each little block, then one Cb and one Cr."""
     across, down = rng.choice([(1, 1), (2, 1), (2, 2), (4, 2), (4, 4)])
     height, width = size(rng)
+    height, width = max(height, down), max(width, across)  # libtiff 4.7 refuses smaller ones, 4.5 does not
     generator = np.random.default_rng(rng.getrandbits(32))
     columns = -(-width // across)
     rows_per_strip = down * rng.randrange(1, 5)

@@ -87,7 +87,7 @@ int cmd_preprocess(int argc, char** argv) {
       "the "
       "vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 [pictures, "
       "3]).",
-      "keye preprocess");
+      "preprocess");
   app.add_option("--model", flags.model, "Folder of the checkpoint")->required()->type_name("DIR");
   app.add_option("--image", flags.images, "A picture: a path, a file:// or a data: URI; may be given again")
       ->required()

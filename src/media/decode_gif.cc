@@ -148,7 +148,7 @@ class FrameWriter {
 
   /// False once the frame is full.
   bool put(uint8_t index) {
-    const size_t y = static_cast<size_t>(frame_.top + order_.row());
+    const size_t y = static_cast<size_t>(frame_.top) + static_cast<size_t>(order_.row());
     canvas_[y * static_cast<size_t>(canvas_width_) + static_cast<size_t>(frame_.left + x_)] = index;
     if (++x_ < frame_.width) return true;
     x_ = 0;

@@ -40,9 +40,8 @@ inline uint8_t unpremultiply(int value, int alpha) {
 
 /// The `index`-th of the `bits`-bit numbers (1, 2, 4 or 8) packed into bytes, the first in the highest bits.
 inline uint8_t packed_value(const uint8_t* in, int index, int bits) {
-  const int per_byte = 8 / bits;
-  const int shift = 8 - bits * (index % per_byte + 1);
-  return static_cast<uint8_t>((in[index / per_byte] >> shift) & ((1 << bits) - 1));
+  const int bit = index * bits;
+  return static_cast<uint8_t>((in[bit / 8] >> (8 - bits - bit % 8)) & ((1 << bits) - 1));
 }
 
 }  // namespace keye::media

@@ -53,8 +53,8 @@ class Axis {
     std::vector<double> exact(taps_max);
     for (size_t out = 0; out < first_.size(); ++out) {
       const double center = (static_cast<double>(out) + 0.5) * scale;
-      const int begin = std::max(0, static_cast<int>(center - support + 0.5));
-      const int end = std::min(in_size, static_cast<int>(center + support + 0.5));
+      const int begin = std::max(0, static_cast<int>(std::floor(center - support + 0.5)));
+      const int end = std::min(in_size, static_cast<int>(std::floor(center + support + 0.5)));
       const size_t count = static_cast<size_t>(end - begin);
       double total = 0;
       for (size_t t = 0; t < count; ++t) {

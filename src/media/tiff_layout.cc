@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <cmath>
+
 namespace keye::media {
 namespace {
 
@@ -88,8 +90,10 @@ void ycbcr_to_rgb(const uint8_t* in, uint8_t* out, int width) {
     std::array<std::array<int, 256>, 4> tables{};
     constexpr double kFactors[] = {1.402, -0.34414, -0.71414, 1.772};
     for (size_t f = 0; f < 4; ++f) {
-      for (int i = 0; i < 256; ++i)
-        tables[f][static_cast<size_t>(i)] = static_cast<int>((i - 128) * kFactors[f] * 64 + 0.5);
+      for (int i = 0; i < 256; ++i) {
+        const double exact = (i - 128) * kFactors[f] * 64;
+        tables[f][static_cast<size_t>(i)] = static_cast<int>(std::trunc(exact + 0.5));
+      }
     }
     return tables;
   }();
