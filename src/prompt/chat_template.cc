@@ -20,7 +20,8 @@ Error refuse(std::string where, std::string message, ErrorCode code = ErrorCode:
 /// The same value with every string's bytes marked as coming from `origin`.
 Value mark(const Value& value, char origin) {
   switch (value.kind()) {
-    case Kind::string: return Value(text::Marked(value.text(), origin));
+    case Kind::string:
+      return Value(text::Marked(value.text(), origin));
     case Kind::list: {
       Values items;
       for (const Value& item : value.items()) items.push_back(mark(item, origin));
@@ -31,7 +32,8 @@ Value mark(const Value& value, char origin) {
       for (const auto& [key, item] : value.dict().items()) items.set(mark(key, origin), mark(item, origin));
       return Value::dict(std::move(items));
     }
-    default: return value;
+    default:
+      return value;
   }
 }
 
@@ -39,7 +41,9 @@ const Value* field(const Value& value, std::string_view key) {
   return value.is(Kind::dict) ? value.dict().find(key) : nullptr;
 }
 
-std::string text_of(const Value* value) { return value != nullptr && value->is_string() ? value->text() : std::string(); }
+std::string text_of(const Value* value) {
+  return value != nullptr && value->is_string() ? value->text() : std::string();
+}
 
 /// The part's kind as templates know it: "image", "video", or "" for all others.
 std::string media_kind(const Value& part) {
@@ -60,7 +64,8 @@ Result<Value> joined_text(const Value& parts, const std::string& where, char ori
   text::Marked joined;
   for (const Value& part : parts.items()) {
     if (!media_kind(part).empty()) {
-      return refuse(where, "this checkpoint's chat template takes text only; remove the pictures and videos", ErrorCode::unsupported);
+      return refuse(where, "this checkpoint's chat template takes text only; remove the pictures and videos",
+                    ErrorCode::unsupported);
     }
     const Value* words = part.is_string() ? &part : field(part, "text");
     if (words == nullptr || !words->is_string()) continue;
@@ -139,14 +144,17 @@ Result<std::map<std::string, std::string>> sources_of(const Json& value, const s
     sources["default"] = value.get<std::string>();
     return sources;
   }
-  if (!value.is_array()) return refuse(where, "\"chat_template\" should be a string or a list", ErrorCode::corrupt_data);
+  if (!value.is_array())
+    return refuse(where, "\"chat_template\" should be a string or a list", ErrorCode::corrupt_data);
   for (const Json& entry : value) {
-    if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string() || !entry.contains("template") || !entry["template"].is_string()) {
+    if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string() || !entry.contains("template") ||
+        !entry["template"].is_string()) {
       return refuse(where, "\"chat_template\" should list objects with name and template", ErrorCode::corrupt_data);
     }
     sources[entry["name"].get<std::string>()] = entry["template"].get<std::string>();
   }
-  if (!sources.contains("default")) return refuse(where, "\"chat_template\" has no template named \"default\"", ErrorCode::unsupported);
+  if (!sources.contains("default"))
+    return refuse(where, "\"chat_template\" has no template named \"default\"", ErrorCode::unsupported);
   return sources;
 }
 
@@ -172,7 +180,9 @@ Result<Sources> find_sources(const Path& folder) {
     KEYE_TRY(found.by_name, sources_of(json["chat_template"], found.where));
     return found;
   }
-  return refuse(folder.string(), "no chat template: neither chat_template.jinja, nor \"chat_template\" in chat_template.json or tokenizer_config.json",
+  return refuse(folder.string(),
+                "no chat template: neither chat_template.jinja, nor \"chat_template\" in chat_template.json or "
+                "tokenizer_config.json",
                 ErrorCode::not_found);
 }
 
@@ -188,7 +198,9 @@ Result<SpecialTokens> read_special_tokens(const Path& folder) {
     if (!json.contains(name) || json[name].is_null()) continue;
     const Json& value = json[name];
     const Json& content = value.is_object() && value.contains("content") ? value["content"] : value;
-    if (!content.is_string()) return refuse(path.string(), fmt::format("\"{}\" should be a string or an object with content", name), ErrorCode::corrupt_data);
+    if (!content.is_string())
+      return refuse(path.string(), fmt::format("\"{}\" should be a string or an object with content", name),
+                    ErrorCode::corrupt_data);
     tokens[name] = content.get<std::string>();
   }
   return tokens;
@@ -206,7 +218,8 @@ Result<ChatTemplate> ChatTemplate::load(const Path& folder) {
   return result;
 }
 
-Result<ChatTemplate> ChatTemplate::from_source(std::string_view source, std::string_view where, SpecialTokens special_tokens) {
+Result<ChatTemplate> ChatTemplate::from_source(std::string_view source, std::string_view where,
+                                               SpecialTokens special_tokens) {
   ChatTemplate result;
   KEYE_TRY(auto compiled, text::Template::compile(source, where));
   result.takes_parts_ = takes_parts(compiled, source);
@@ -217,7 +230,8 @@ Result<ChatTemplate> ChatTemplate::from_source(std::string_view source, std::str
 
 const text::Template& ChatTemplate::choose(const RenderOptions& options) const {
   const auto tool_use = templates_.find("tool_use");
-  return !options.tools.is(Kind::none) && tool_use != templates_.end() ? tool_use->second : templates_.find("default")->second;
+  return !options.tools.is(Kind::none) && tool_use != templates_.end() ? tool_use->second
+                                                                       : templates_.find("default")->second;
 }
 
 Result<text::Rendered> ChatTemplate::render(const Value& messages, const RenderOptions& options) const {
@@ -230,7 +244,9 @@ Result<text::Rendered> ChatTemplate::render(const Value& messages, const RenderO
   Dict variables;
   for (const auto& [name, token] : special_tokens_) variables.set(name, Value(std::string_view(token)));
   variables.set("add_generation_prompt", Value(options.add_generation_prompt));
-  if (!options.tools.is(Kind::none)) variables.set("tools", mark(options.tools, text::kOriginUser));
+  // Hugging Face gives both to every template, none if there are none: "defined" does not mean "given".
+  variables.set("tools", mark(options.tools, text::kOriginUser));
+  variables.set("documents", Value::none());
   for (const auto& [key, value] : options.variables.items()) variables.set(key, value);
   variables.set("messages", Value::list(std::move(normalised)));
   return choose(options).render(Value::dict(std::move(variables)), options.limits, options.now);

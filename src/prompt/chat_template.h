@@ -16,7 +16,7 @@ namespace keye::prompt {
 struct RenderOptions {
   text::Value tools = text::Value::none();  // a list of tool definitions, or none
   bool add_generation_prompt = true;
-  text::Dict variables;                     // the template's own switches, such as enable_thinking
+  text::Dict variables;  // the template's own switches, such as enable_thinking
   text::RenderTime now;
   text::TemplateLimits limits;
 };
@@ -27,14 +27,15 @@ using SpecialTokens = std::map<std::string, std::string, std::less<>>;
 class ChatTemplate {
  public:
   /// Looks for chat_template.jinja, then chat_template.json, then tokenizer_config.json's chat_template (one, or a list
-  /// of named ones: "default", and "tool_use" when tools are given). Errors: not_found (no template), corrupt_data, those
-  /// of text::Template::compile.
+  /// of named ones: "default", and "tool_use" when tools are given). Errors: not_found (no template), corrupt_data,
+  /// those of text::Template::compile.
   static Result<ChatTemplate> load(const Path& folder);
   /// `where` names the source in errors.
-  static Result<ChatTemplate> from_source(std::string_view source, std::string_view where, SpecialTokens special_tokens);
+  static Result<ChatTemplate> from_source(std::string_view source, std::string_view where,
+                                          SpecialTokens special_tokens);
 
-  /// The rendered prompt; each byte knows whether the template wrote it or who sent it. Messages are brought to the form
-  /// of the reference first: null fields dropped, image_url and video_url parts reduced to {"type": "image"} and
+  /// The rendered prompt; each byte knows whether the template wrote it or who sent it. Messages are brought to the
+  /// form of the reference first: null fields dropped, image_url and video_url parts reduced to {"type": "image"} and
   /// {"type": "video"}, tool calls' JSON strings parsed. Errors: invalid_argument (messages of another form; what the
   /// template itself raises), unsupported (media for a template that takes text only), too_large.
   Result<text::Rendered> render(const text::Value& messages, const RenderOptions& options) const;

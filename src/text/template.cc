@@ -9,8 +9,8 @@ namespace {
 
 bool is_content_of_message(const Expr& expr) {
   const bool attribute = expr.kind == ExprKind::attribute && expr.name == "content";
-  const bool item = expr.kind == ExprKind::item && expr.children[1]->kind == ExprKind::constant && expr.children[1]->value.is_string() &&
-                    expr.children[1]->value.text() == "content";
+  const bool item = expr.kind == ExprKind::item && expr.children[1]->kind == ExprKind::constant &&
+                    expr.children[1]->value.is_string() && expr.children[1]->value.text() == "content";
   if (!attribute && !item) return false;
   const Expr& object = *expr.children[0];
   return object.kind == ExprKind::name && (object.name == "message" || object.name == "msg" || object.name == "m");

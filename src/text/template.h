@@ -19,10 +19,10 @@
 namespace keye::text {
 
 struct TemplateLimits {
-  int64_t steps_max = 20'000'000;             // evaluated nodes, plus one for every 64 bytes or 4 items made
-  int depth_max = 1200;                       // nested evaluation: statements, expressions and macro calls together
+  int64_t steps_max = 20'000'000;              // evaluated nodes, plus one for every 64 bytes or 4 items made
+  int depth_max = 1200;                        // nested evaluation: statements, expressions and macro calls together
   size_t string_bytes_max = size_t{64} << 20;  // of any one string, the output included
-  size_t items_max = 1'000'000;               // of any one list, tuple or dict
+  size_t items_max = 1'000'000;                // of any one list, tuple or dict
 };
 
 /// The local time that strftime_now shows.

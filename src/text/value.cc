@@ -36,20 +36,25 @@ size_t hash_text(std::string_view text) {
 size_t hash_value(const Value& value) {
   switch (value.kind()) {
     case Kind::boolean:
-    case Kind::integer: return mix(1, static_cast<size_t>(value.integer()));
+    case Kind::integer:
+      return mix(1, static_cast<size_t>(value.integer()));
     case Kind::real: {
       const double real = value.real();
-      if (std::abs(real) < 9e18 && std::trunc(real) == real) return mix(1, static_cast<size_t>(static_cast<int64_t>(real)));
+      if (std::abs(real) < 9e18 && std::trunc(real) == real)
+        return mix(1, static_cast<size_t>(static_cast<int64_t>(real)));
       return mix(2, std::hash<double>()(real));
     }
-    case Kind::big_integer: return mix(3, hash_text(value.note()));
-    case Kind::string: return hash_text(value.text());
+    case Kind::big_integer:
+      return mix(3, hash_text(value.note()));
+    case Kind::string:
+      return hash_text(value.text());
     case Kind::tuple: {
       size_t hash = 4;
       for (const Value& item : value.items()) hash = mix(hash, hash_value(item));
       return hash;
     }
-    default: return mix(5, static_cast<size_t>(value.kind()));
+    default:
+      return mix(5, static_cast<size_t>(value.kind()));
   }
 }
 
@@ -125,12 +130,17 @@ int Value::depth() const {
 bool Value::identical(const Value& other) const {
   if (kind_ != other.kind_) return false;
   switch (kind_) {
-    case Kind::boolean: return boolean() == other.boolean();
-    case Kind::integer: return integer() == other.integer();
+    case Kind::boolean:
+      return boolean() == other.boolean();
+    case Kind::integer:
+      return integer() == other.integer();
     case Kind::none:
-    case Kind::missing: return true;
-    case Kind::real: return false;
-    default: return shared_ == other.shared_;
+    case Kind::missing:
+      return true;
+    case Kind::real:
+      return false;
+    default:
+      return shared_ == other.shared_;
   }
 }
 
@@ -139,13 +149,15 @@ bool Dict::hashable(const Value& key) {
     case Kind::missing:
     case Kind::list:
     case Kind::dict:
-    case Kind::object: return false;
+    case Kind::object:
+      return false;
     case Kind::tuple:
       for (const Value& item : key.items()) {
         if (item.is(Kind::tuple) || !hashable(item)) return false;
       }
       return true;
-    default: return true;
+    default:
+      return true;
   }
 }
 
@@ -171,7 +183,8 @@ const Value* Dict::find(const Value& key) const {
 }
 
 const Value* Dict::find(std::string_view key) const {
-  const auto item = locate(hash_text(key), [&](const Value& other) { return other.is_string() && other.text() == key; });
+  const auto item =
+      locate(hash_text(key), [&](const Value& other) { return other.is_string() && other.text() == key; });
   return item ? &items_[*item].value : nullptr;
 }
 
@@ -204,16 +217,24 @@ bool truthy_plain(const Value& value) {
   switch (value.kind()) {
     case Kind::missing:
     case Kind::undefined:
-    case Kind::none: return false;
-    case Kind::boolean: return value.boolean();
-    case Kind::integer: return value.integer() != 0;
-    case Kind::real: return value.real() != 0;
-    case Kind::string: return !value.text().empty();
+    case Kind::none:
+      return false;
+    case Kind::boolean:
+      return value.boolean();
+    case Kind::integer:
+      return value.integer() != 0;
+    case Kind::real:
+      return value.real() != 0;
+    case Kind::string:
+      return !value.text().empty();
     case Kind::list:
-    case Kind::tuple: return !value.items().empty();
-    case Kind::dict: return !value.dict().empty();
+    case Kind::tuple:
+      return !value.items().empty();
+    case Kind::dict:
+      return !value.dict().empty();
     case Kind::big_integer:
-    case Kind::object: return true;
+    case Kind::object:
+      return true;
   }
   return true;
 }
@@ -221,17 +242,27 @@ bool truthy_plain(const Value& value) {
 std::string_view type_name(const Value& value) {
   switch (value.kind()) {
     case Kind::missing:
-    case Kind::undefined: return "Undefined";
-    case Kind::none: return "NoneType";
-    case Kind::boolean: return "bool";
+    case Kind::undefined:
+      return "Undefined";
+    case Kind::none:
+      return "NoneType";
+    case Kind::boolean:
+      return "bool";
     case Kind::integer:
-    case Kind::big_integer: return "int";
-    case Kind::real: return "float";
-    case Kind::string: return value.string().markup ? "Markup" : "str";
-    case Kind::list: return "list";
-    case Kind::tuple: return "tuple";
-    case Kind::dict: return "dict";
-    case Kind::object: return value.object().type_name();
+    case Kind::big_integer:
+      return "int";
+    case Kind::real:
+      return "float";
+    case Kind::string:
+      return value.string().markup ? "Markup" : "str";
+    case Kind::list:
+      return "list";
+    case Kind::tuple:
+      return "tuple";
+    case Kind::dict:
+      return "dict";
+    case Kind::object:
+      return value.object().type_name();
   }
   return "object";
 }
@@ -265,9 +296,12 @@ bool equal_keys(const Value& a, const Value& b) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case Kind::undefined:
-    case Kind::none: return true;
-    case Kind::big_integer: return a.note() == b.note();
-    case Kind::string: return a.text() == b.text();
+    case Kind::none:
+      return true;
+    case Kind::big_integer:
+      return a.note() == b.note();
+    case Kind::string:
+      return a.text() == b.text();
     case Kind::tuple: {
       if (a.items().size() != b.items().size()) return false;
       for (size_t i = 0; i < a.items().size(); ++i) {
@@ -275,7 +309,8 @@ bool equal_keys(const Value& a, const Value& b) {
       }
       return true;
     }
-    default: return false;
+    default:
+      return false;
   }
 }
 

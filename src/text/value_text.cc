@@ -20,11 +20,16 @@ std::string hex_escape(char letter, uint32_t code, int digits) {
 /// How repr() writes a character that it does not copy.
 std::string python_escape(char32_t code) {
   switch (code) {
-    case '\\': return "\\\\";
-    case '\n': return "\\n";
-    case '\r': return "\\r";
-    case '\t': return "\\t";
-    default: break;
+    case '\\':
+      return "\\\\";
+    case '\n':
+      return "\\n";
+    case '\r':
+      return "\\r";
+    case '\t':
+      return "\\t";
+    default:
+      break;
   }
   if (code <= 0xFF) return hex_escape('x', code, 2);
   return code <= 0xFFFF ? hex_escape('u', code, 4) : hex_escape('U', code, 8);
@@ -33,14 +38,22 @@ std::string python_escape(char32_t code) {
 /// How JSON writes a character that may not stand for itself, or nothing if it may.
 std::string json_escape(char32_t code, bool ensure_ascii) {
   switch (code) {
-    case '"': return "\\\"";
-    case '\\': return "\\\\";
-    case '\n': return "\\n";
-    case '\r': return "\\r";
-    case '\t': return "\\t";
-    case '\f': return "\\f";
-    case '\b': return "\\b";
-    default: break;
+    case '"':
+      return "\\\"";
+    case '\\':
+      return "\\\\";
+    case '\n':
+      return "\\n";
+    case '\r':
+      return "\\r";
+    case '\t':
+      return "\\t";
+    case '\f':
+      return "\\f";
+    case '\b':
+      return "\\b";
+    default:
+      break;
   }
   if (code < 0x20) return hex_escape('u', code, 4);
   if (!ensure_ascii || code < 0x7F) return {};
@@ -58,10 +71,13 @@ class JsonWriter {
 
   Result<void> write(const Value& value) {
     switch (value.kind()) {
-      case Kind::string: return write_string(value.marked());
+      case Kind::string:
+        return write_string(value.marked());
       case Kind::list:
-      case Kind::tuple: return write_list(value.items());
-      case Kind::dict: return write_dict(value.dict());
+      case Kind::tuple:
+        return write_list(value.items());
+      case Kind::dict:
+        return write_dict(value.dict());
       default: {
         KEYE_TRY(const std::string text, scalar(value));
         return put(Marked(text));
@@ -82,16 +98,21 @@ class JsonWriter {
 
   static Result<std::string> scalar(const Value& value) {
     switch (value.kind()) {
-      case Kind::none: return std::string("null");
-      case Kind::boolean: return std::string(value.boolean() ? "true" : "false");
-      case Kind::integer: return std::to_string(value.integer());
-      case Kind::big_integer: return value.note();
+      case Kind::none:
+        return std::string("null");
+      case Kind::boolean:
+        return std::string(value.boolean() ? "true" : "false");
+      case Kind::integer:
+        return std::to_string(value.integer());
+      case Kind::big_integer:
+        return value.note();
       case Kind::real:
         if (std::isnan(value.real())) return std::string("NaN");
         if (std::isinf(value.real())) return std::string(value.real() < 0 ? "-Infinity" : "Infinity");
         return float_repr(value.real());
       default:
-        return make_error(ErrorCode::invalid_argument, "", "a value of type {} cannot be written as JSON", type_name(value));
+        return make_error(ErrorCode::invalid_argument, "", "a value of type {} cannot be written as JSON",
+                          type_name(value));
     }
   }
 
@@ -204,7 +225,8 @@ std::string float_repr(double value) {
   }
   if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   if (count <= exponent + 1) return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
-  return out + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." + digits.substr(static_cast<size_t>(exponent) + 1);
+  return out + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." +
+         digits.substr(static_cast<size_t>(exponent) + 1);
 }
 
 Result<void> Object::write_repr(ReprWriter&) const {
@@ -265,12 +287,18 @@ Result<void> ReprWriter::write_dict(const Dict& dict, const void* identity) {
 Result<void> ReprWriter::write(const Value& value) {
   switch (value.kind()) {
     case Kind::missing:
-    case Kind::undefined: return put("Undefined");
-    case Kind::none: return put("None");
-    case Kind::boolean: return put(value.boolean() ? "True" : "False");
-    case Kind::integer: return put(std::to_string(value.integer()));
-    case Kind::big_integer: return put(value.note());
-    case Kind::real: return put(float_repr(value.real()));
+    case Kind::undefined:
+      return put("Undefined");
+    case Kind::none:
+      return put("None");
+    case Kind::boolean:
+      return put(value.boolean() ? "True" : "False");
+    case Kind::integer:
+      return put(std::to_string(value.integer()));
+    case Kind::big_integer:
+      return put(value.note());
+    case Kind::real:
+      return put(float_repr(value.real()));
     case Kind::string:
       if (!value.string().markup) return write_quoted(value.marked());
       KEYE_TRY_VOID(put("Markup("));
@@ -284,8 +312,10 @@ Result<void> ReprWriter::write(const Value& value) {
       KEYE_TRY_VOID(put("("));
       KEYE_TRY_VOID(write_items(value.items()));
       return put(value.items().size() == 1 ? ",)" : ")");
-    case Kind::dict: return write_dict(value.dict(), value.address());
-    case Kind::object: return value.object().write_repr(*this);
+    case Kind::dict:
+      return write_dict(value.dict(), value.address());
+    case Kind::object:
+      return value.object().write_repr(*this);
   }
   return {};
 }

@@ -14,8 +14,8 @@ namespace keye::text {
 /// The shortest decimal that reads back as the same number: "1.0", "1e+16", "inf".
 std::string float_repr(double value);
 
-/// Appends repr() of values to a text of at most `bytes_max` bytes. Errors: too_large; unsupported (an object whose repr
-/// is an address).
+/// Appends repr() of values to a text of at most `bytes_max` bytes. Errors: too_large; unsupported (an object whose
+/// repr is an address).
 class ReprWriter {
  public:
   ReprWriter(Marked& out, size_t bytes_max) : out_(out), bytes_max_(bytes_max) {}

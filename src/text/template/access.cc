@@ -49,7 +49,8 @@ Bounds clamp(int64_t length, std::optional<int64_t> start, std::optional<int64_t
 /// The sandbox's refusals are undefined values that say so.
 Result<Value> Interpreter::real_attribute(const Value& object, std::string_view name) {
   const auto unsafe = [&] {
-    return Value::undefined(fmt::format("the attribute \"{}\" of {} objects is not safe to use", name, text::type_name(object)));
+    return Value::undefined(
+        fmt::format("the attribute \"{}\" of {} objects is not safe to use", name, text::type_name(object)));
   };
   if (auto* own = object.as<TemplateObject>()) {
     KEYE_TRY(Value value, own->attribute(*this, name));
@@ -62,13 +63,17 @@ Result<Value> Interpreter::real_attribute(const Value& object, std::string_view 
   const MethodLookup found = find_method(object, name);
   if (found.unsafe) return unsafe();
   if (found.unsupported) {
-    return make_error(ErrorCode::unsupported, "", "the method \"{}\" of {} is not supported", name, text::type_name(object));
+    return make_error(ErrorCode::unsupported, "", "the method \"{}\" of {} is not supported", name,
+                      text::type_name(object));
   }
   if (found.method == nullptr) return Value::missing();
   return Value::object(std::make_shared<BoundMethod>(object, *found.method), object.depth() + 1);
 }
 
 Result<Value> Interpreter::attribute(const Value& object, std::string_view name) {
+  // Python's own attributes ("__class__") are there, and unsafe, on everything.
+  const bool internal = name.size() > 4 && name.starts_with("__") && name.ends_with("__");
+  if (internal) return Value::undefined(fmt::format("the attribute \"{}\" is not safe to use", name));
   if (object.is(Kind::undefined)) return undefined_error(object);
   KEYE_TRY(Value value, real_attribute(object, name));
   if (!value.is(Kind::missing)) return value;

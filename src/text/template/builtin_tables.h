@@ -15,6 +15,8 @@ std::span<const Builtin> global_functions();  // functions.cc
 
 /// An optional boolean argument, by Python's truth.
 Result<bool> flag(Interpreter& interpreter, const Value& argument, bool otherwise = false);
+/// The same where Python insists on an integer.
+Result<bool> integer_flag(Interpreter& interpreter, const Value& argument);
 /// An optional integer argument; none counts as left out.
 Result<int64_t> number(Interpreter& interpreter, const Value& argument, int64_t otherwise);
 /// A string argument.

@@ -63,7 +63,8 @@ Result<void> bind_arguments(const Builtin& builtin, Arguments& arguments) {
       bound.push_back(std::move(arguments.positional[bound.size()]));
       continue;
     }
-    const auto named = std::ranges::find_if(arguments.named, [&](const auto& argument) { return argument.first == parameter; });
+    const auto named =
+        std::ranges::find_if(arguments.named, [&](const auto& argument) { return argument.first == parameter; });
     if (builtin.keywords && named != arguments.named.end()) {
       bound.push_back(std::move(named->second));
       ++used;
@@ -73,9 +74,11 @@ Result<void> bind_arguments(const Builtin& builtin, Arguments& arguments) {
       return failure("{} lacks its argument \"{}\"", builtin.name, parameter);
     }
   }
-  if (arguments.positional.size() > bound.size()) return failure("{} takes at most {} arguments", builtin.name, bound.size());
+  if (arguments.positional.size() > bound.size())
+    return failure("{} takes at most {} arguments", builtin.name, bound.size());
   if (used < arguments.named.size()) {
-    return failure("{} does not take one of the arguments given by name, or takes it twice: \"{}\"", builtin.name, arguments.named.front().first);
+    return failure("{} does not take one of the arguments given by name, or takes it twice: \"{}\"", builtin.name,
+                   arguments.named.front().first);
   }
   arguments.positional = std::move(bound);
   return {};

@@ -36,8 +36,8 @@ const Builtin* find_function(std::string_view name);
 /// Why a filter that Python has is not here; empty for other names.
 std::string_view refused_filter(std::string_view name);
 
-/// A method of Python's type of `self`. `unsafe` is set if the sandbox forbids it, and `unsupported` if Python has it but
-/// this program does not.
+/// A method of Python's type of `self`. `unsafe` is set if the sandbox forbids it, and `unsupported` if Python has it
+/// but this program does not.
 struct MethodLookup {
   const Builtin* method = nullptr;
   bool unsafe = false;

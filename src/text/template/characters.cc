@@ -34,10 +34,18 @@ void append_mapped(char32_t code, Case mapping, char origin, Marked& out) {
   UErrorCode status = U_ZERO_ERROR;
   int32_t length = 0;
   switch (mapping) {
-    case Case::upper: length = u_strToUpper(mapped, 8, source, source_length, "", &status); break;
-    case Case::lower: length = u_strToLower(mapped, 8, source, source_length, "", &status); break;
-    case Case::title: length = u_strToTitle(mapped, 8, source, source_length, nullptr, "", &status); break;
-    case Case::fold: length = u_strFoldCase(mapped, 8, source, source_length, U_FOLD_CASE_DEFAULT, &status); break;
+    case Case::upper:
+      length = u_strToUpper(mapped, 8, source, source_length, "", &status);
+      break;
+    case Case::lower:
+      length = u_strToLower(mapped, 8, source, source_length, "", &status);
+      break;
+    case Case::title:
+      length = u_strToTitle(mapped, 8, source, source_length, nullptr, "", &status);
+      break;
+    case Case::fold:
+      length = u_strFoldCase(mapped, 8, source, source_length, U_FOLD_CASE_DEFAULT, &status);
+      break;
   }
   std::string bytes;
   for (int32_t at = 0; at < length;) {
@@ -139,7 +147,8 @@ bool is_space(char32_t code) {
 }
 
 bool is_line_break(char32_t code) {
-  return (code >= 10 && code <= 13) || (code >= 0x1C && code <= 0x1E) || code == 0x85 || code == 0x2028 || code == 0x2029;
+  return (code >= 10 && code <= 13) || (code >= 0x1C && code <= 0x1E) || code == 0x85 || code == 0x2028 ||
+         code == 0x2029;
 }
 
 bool is_printable(char32_t code) {
@@ -178,7 +187,8 @@ char32_t by_name(const std::string& name) {
 
 Marked to_upper(const Marked& text) {
   Marked out;
-  for_each_character(text, [&](size_t at, Decoded here) { append_mapped(here.code, Case::upper, text.origin_at(at), out); });
+  for_each_character(text,
+                     [&](size_t at, Decoded here) { append_mapped(here.code, Case::upper, text.origin_at(at), out); });
   return out;
 }
 
@@ -218,7 +228,8 @@ Marked swap_case(const Marked& text) {
 
 Marked fold_case(const Marked& text) {
   Marked out;
-  for_each_character(text, [&](size_t at, Decoded here) { append_mapped(here.code, Case::fold, text.origin_at(at), out); });
+  for_each_character(text,
+                     [&](size_t at, Decoded here) { append_mapped(here.code, Case::fold, text.origin_at(at), out); });
   return out;
 }
 

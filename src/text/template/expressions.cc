@@ -24,8 +24,10 @@ Result<Value> Interpreter::eval(const Expr& expr) {
 Result<Value> Interpreter::eval_compound(const Expr& expr) {
   switch (expr.kind) {
     case ExprKind::tuple:
-    case ExprKind::list: return eval_sequence(expr);
-    case ExprKind::dict: return eval_dict(expr);
+    case ExprKind::list:
+      return eval_sequence(expr);
+    case ExprKind::dict:
+      return eval_dict(expr);
     case ExprKind::attribute: {
       KEYE_TRY(const Value object, eval(*expr.children[0]));
       return attribute(object, expr.name);
@@ -35,19 +37,29 @@ Result<Value> Interpreter::eval_compound(const Expr& expr) {
       KEYE_TRY(const Value key, eval(*expr.children[1]));
       return item(object, key);
     }
-    case ExprKind::slice: return eval_slice(expr);
-    case ExprKind::call: return eval_call(expr);
-    case ExprKind::filter: return eval_filter(expr);
-    case ExprKind::test: return eval_test(expr);
-    case ExprKind::conditional: return eval_conditional(expr);
+    case ExprKind::slice:
+      return eval_slice(expr);
+    case ExprKind::call:
+      return eval_call(expr);
+    case ExprKind::filter:
+      return eval_filter(expr);
+    case ExprKind::test:
+      return eval_test(expr);
+    case ExprKind::conditional:
+      return eval_conditional(expr);
     case ExprKind::negative:
     case ExprKind::positive:
-    case ExprKind::logical_not: return eval_unary(expr);
+    case ExprKind::logical_not:
+      return eval_unary(expr);
     case ExprKind::logical_and:
-    case ExprKind::logical_or: return eval_logical(expr);
-    case ExprKind::concat: return eval_concat(expr);
-    case ExprKind::compare: return eval_compare(expr);
-    default: return eval_binary(expr);
+    case ExprKind::logical_or:
+      return eval_logical(expr);
+    case ExprKind::concat:
+      return eval_concat(expr);
+    case ExprKind::compare:
+      return eval_compare(expr);
+    default:
+      return eval_binary(expr);
   }
 }
 
@@ -119,7 +131,8 @@ Result<Arguments> Interpreter::eval_arguments(const ArgumentExprs& exprs) {
     if (!more.is(Kind::dict)) return failure("what follows ** must be a dict, not {}", text::type_name(more));
     for (const Dict::Item& item : more.dict().items()) {
       if (!item.key.is_string()) return failure("the names of arguments must be strings");
-      const bool twice = std::ranges::any_of(exprs.named, [&](const auto& named) { return named.first == item.key.text(); });
+      const bool twice =
+          std::ranges::any_of(exprs.named, [&](const auto& named) { return named.first == item.key.text(); });
       if (twice) return failure("the argument \"{}\" is given twice", item.key.text());
       arguments.named.emplace_back(item.key.text(), item.value);
     }
@@ -137,7 +150,8 @@ Result<Value> Interpreter::eval_call(const Expr& expr, const Value* caller) {
 Result<Value> Interpreter::call(const Value& callee, Arguments arguments) {
   if (callee.is(Kind::undefined)) return undefined_error(callee);
   auto* object = callee.as<TemplateObject>();
-  if (object == nullptr || !object->callable()) return failure("a value of type {} cannot be called", text::type_name(callee));
+  if (object == nullptr || !object->callable())
+    return failure("a value of type {} cannot be called", text::type_name(callee));
   return object->call(*this, std::move(arguments));
 }
 

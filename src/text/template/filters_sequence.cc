@@ -1,5 +1,5 @@
-// The filters of jinja2 that work on sequences and mappings. Those that are generators in Python are lazy here too: what
-// they would raise, they raise when their items are asked for.
+// The filters of jinja2 that work on sequences and mappings. Those that are generators in Python are lazy here too:
+// what they would raise, they raise when their items are asked for.
 #include <algorithm>
 
 #include "text/template/builtin_tables.h"
@@ -24,7 +24,8 @@ class Getter {
       return;
     }
     for (const Marked& part : split_at(attribute.marked(), ".", -1, false)) {
-      const bool digits = !part.empty() && part.size() < 18 && std::ranges::all_of(part.text, [](char c) { return c >= '0' && c <= '9'; });
+      const bool digits = !part.empty() && part.size() < 18 &&
+                          std::ranges::all_of(part.text, [](char c) { return c >= '0' && c <= '9'; });
       parts_.push_back(digits ? Value(static_cast<int64_t>(std::stoll(part.text))) : Value(part));
     }
   }
@@ -63,7 +64,8 @@ int depth_of(const Arguments& arguments) {
 /// A source that is opened when the first item is asked for; a false value is an empty one.
 class LateSource {
  public:
-  explicit LateSource(Value value, bool false_is_empty = false) : value_(std::move(value)), false_is_empty_(false_is_empty) {}
+  explicit LateSource(Value value, bool false_is_empty = false)
+      : value_(std::move(value)), false_is_empty_(false_is_empty) {}
 
   Item next(Interpreter& interpreter) {
     const Interpreter::Depth depth(interpreter);
@@ -100,12 +102,16 @@ Result<Value> map(Interpreter& interpreter, const Value& value, Arguments& argum
     Arguments& given = state->arguments;
     if (!state->prepared) {
       state->prepared = true;
-      const auto named = [&](std::string_view name) { return std::ranges::find_if(given.named, [&](const auto& argument) { return argument.first == name; }); };
+      const auto named = [&](std::string_view name) {
+        return std::ranges::find_if(given.named, [&](const auto& argument) { return argument.first == name; });
+      };
       state->by_attribute = given.positional.empty() && named("attribute") != given.named.end();
       if (state->by_attribute) {
         const auto otherwise = named("default");
-        state->getter = Getter(named("attribute")->second, otherwise == given.named.end() ? Value::none() : otherwise->second);
-        if (given.named.size() > (otherwise == given.named.end() ? 1 : 2)) return failure("map takes \"attribute\" and \"default\" by name");
+        state->getter =
+            Getter(named("attribute")->second, otherwise == given.named.end() ? Value::none() : otherwise->second);
+        if (given.named.size() > (otherwise == given.named.end() ? 1 : 2))
+          return failure("map takes \"attribute\" and \"default\" by name");
       } else if (given.positional.empty()) {
         return failure("map needs the name of a filter");
       }
@@ -115,7 +121,8 @@ Result<Value> map(Interpreter& interpreter, const Value& value, Arguments& argum
       mapped = state->getter.get(in, std::move(*item));
     } else {
       if (!given.positional[0].is_string()) return failure("map needs the name of a filter");
-      mapped = in.call_filter(given.positional[0].text(), *item, {{given.positional.begin() + 1, given.positional.end()}, given.named});
+      mapped = in.call_filter(given.positional[0].text(), *item,
+                              {{given.positional.begin() + 1, given.positional.end()}, given.named});
     }
     if (!mapped) return mapped.error();
     return std::optional(std::move(*mapped));
@@ -144,7 +151,8 @@ Result<Value> select(Interpreter& interpreter, const Value& value, Arguments& ar
       if (given.positional.size() > kName) {
         const Value& name = given.positional[kName];
         if (!name.is_string()) return failure("the name of a test must be a string");
-        KEYE_TRY(passes, in.call_test(name.text(), tested, {{given.positional.begin() + kName + 1, given.positional.end()}, given.named}));
+        KEYE_TRY(passes, in.call_test(name.text(), tested,
+                                      {{given.positional.begin() + kName + 1, given.positional.end()}, given.named}));
       } else {
         KEYE_TRY(passes, in.truthy(tested));
       }
@@ -247,7 +255,7 @@ Result<Value> slices(Interpreter& interpreter, const Value& value, Arguments& ar
 }
 
 Result<Value> sort(Interpreter& interpreter, const Value& value, Arguments& arguments) {
-  KEYE_TRY(const bool reverse, flag(interpreter, arguments.positional[0]));
+  KEYE_TRY(const bool reverse, integer_flag(interpreter, arguments.positional[0]));
   KEYE_TRY(const bool case_sensitive, flag(interpreter, arguments.positional[1]));
   const Value& attribute = arguments.positional[2];
   std::vector<Getter> getters;
@@ -274,9 +282,10 @@ Result<Value> sort(Interpreter& interpreter, const Value& value, Arguments& argu
 Result<Value> sort_dict(Interpreter& interpreter, const Value& value, Arguments& arguments) {
   KEYE_TRY(const bool case_sensitive, flag(interpreter, arguments.positional[0]));
   const Value& by = arguments.positional[1];
-  KEYE_TRY(const bool reverse, flag(interpreter, arguments.positional[2]));
+  KEYE_TRY(const bool reverse, integer_flag(interpreter, arguments.positional[2]));
   const bool by_value = by.is_string() && by.text() == "value";
-  if (!by.is(Kind::missing) && !by_value && !(by.is_string() && by.text() == "key")) return failure("dictsort sorts by \"key\" or by \"value\"");
+  if (!by.is(Kind::missing) && !by_value && !(by.is_string() && by.text() == "key"))
+    return failure("dictsort sorts by \"key\" or by \"value\"");
   if (!value.is(Kind::dict)) return failure("dictsort needs a dict, not {}", type_name(value));
   Values items;
   Values keys;
@@ -377,7 +386,9 @@ Result<Value> first(Interpreter& interpreter, const Value& value, Arguments&) {
   return item ? std::move(*item) : Value::undefined("the sequence was empty");
 }
 
-bool is_reversible(Interpreter& interpreter, const Value& value) { return interpreter.has_length(value) && value.as<LoopContext>() == nullptr; }
+bool is_reversible(Interpreter& interpreter, const Value& value) {
+  return interpreter.has_length(value) && value.as<LoopContext>() == nullptr;
+}
 
 Result<Value> last(Interpreter& interpreter, const Value& value, Arguments&) {
   if (!is_reversible(interpreter, value)) return failure("a value of type {} has no last item", type_name(value));
@@ -387,7 +398,8 @@ Result<Value> last(Interpreter& interpreter, const Value& value, Arguments&) {
 
 Result<Value> reverse(Interpreter& interpreter, const Value& value, Arguments&) {
   if (value.is_string()) return interpreter.slice(value, Value::none(), Value::none(), Value(-1));
-  if (is_reversible(interpreter, value)) return interpreter.iterator(std::make_shared<PlainIterator>(value, true), value.depth() + 1);
+  if (is_reversible(interpreter, value))
+    return interpreter.iterator(std::make_shared<PlainIterator>(value, true), value.depth() + 1);
   KEYE_TRY(Values items, interpreter.collect(value));
   std::ranges::reverse(items);
   return interpreter.list(std::move(items));

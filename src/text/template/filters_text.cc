@@ -32,7 +32,10 @@ Result<Value> call_method(Interpreter& interpreter, const Value& value, std::str
 
 Result<Value> title(Interpreter& interpreter, const Value& value, Arguments&) {
   KEYE_TRY(const Marked text, interpreter.str(value));
-  const auto opens_word = [](char32_t code) { return unicode::is_space(code) || (code < 0x80 && std::string_view("-({[<").find(static_cast<char>(code)) != std::string_view::npos); };
+  const auto opens_word = [](char32_t code) {
+    return unicode::is_space(code) ||
+           (code < 0x80 && std::string_view("-({[<").find(static_cast<char>(code)) != std::string_view::npos);
+  };
   Marked out;
   for (size_t at = 0; at < text.size();) {
     const unicode::Decoded first = unicode::decode(text.text, at);
@@ -85,15 +88,18 @@ Result<Value> replace(Interpreter& interpreter, const Value& value, Arguments& a
 }
 
 Result<Value> truncate(Interpreter& interpreter, const Value& value, Arguments& arguments) {
-  KEYE_TRY(const int64_t length, arguments.positional[0].is(Kind::missing) ? int64_t{255} : interpreter.index(arguments.positional[0]));
+  const Value length_given = arguments.positional[0].is(Kind::missing) ? Value(255) : arguments.positional[0];
+  if (!length_given.is_number()) return failure("the length to truncate to must be a number");
   KEYE_TRY(const bool kill_words, flag(interpreter, arguments.positional[1]));
   const Value end = arguments.positional[2].is(Kind::missing) ? Value("...") : arguments.positional[2];
   KEYE_TRY_VOID(text_argument(end, "the end of a truncated text"));
   KEYE_TRY(const int64_t leeway, number(interpreter, arguments.positional[3], 5));
-  if (length < end.string().length) return failure("a text cannot be truncated to less than its end");
+  if (compare_numbers(length_given, Value(end.string().length)) == -1)
+    return failure("a text cannot be truncated to less than its end");
   if (leeway < 0) return failure("the leeway of truncate cannot be negative");
   KEYE_TRY(const int64_t size, interpreter.length(value));
-  if (size - leeway <= length) return value;
+  if (compare_numbers(Value(size - leeway), length_given) != 1) return value;
+  KEYE_TRY(const int64_t length, interpreter.index(length_given));
   if (!value.is_string()) return failure("only a string can be truncated");
   Marked kept = pick_characters(value.string(), 0, 1, length - end.string().length);
   if (!kill_words) kept = split_at(kept, " ", 1, true).front();
@@ -103,7 +109,8 @@ Result<Value> truncate(Interpreter& interpreter, const Value& value, Arguments& 
 std::string percent_encode(const Marked& text, bool query) {
   std::string out;
   for (const char c : text.text) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-' || c == '~';
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+                       c == '.' || c == '-' || c == '~';
     if (plain || (c == '/' && !query)) {
       out.push_back(c);
     } else if (c == ' ' && query) {
@@ -167,7 +174,10 @@ Result<Value> word_count(Interpreter& interpreter, const Value& value, Arguments
 Result<Value> wrap(Interpreter& interpreter, const Value& value, Arguments& arguments) {
   KEYE_TRY(const Marked* text, text_argument(value, "what is wrapped"));
   WrapStyle style;
-  KEYE_TRY(style.width, arguments.positional[0].is(Kind::missing) ? int64_t{79} : interpreter.index(arguments.positional[0]));
+  if (arguments.positional[0].is(Kind::real))
+    return make_error(ErrorCode::unsupported, "", "a width that is not an integer is not supported");
+  KEYE_TRY(style.width,
+           arguments.positional[0].is(Kind::missing) ? int64_t{79} : interpreter.index(arguments.positional[0]));
   KEYE_TRY(style.break_long_words, flag(interpreter, arguments.positional[1], true));
   KEYE_TRY(style.break_on_hyphens, flag(interpreter, arguments.positional[3], true));
   Marked separator("\n");
@@ -197,7 +207,8 @@ Result<Value> xml_attributes(Interpreter& interpreter, const Value& value, Argum
   for (const Dict::Item& item : value.dict().items()) {
     if (item.value.is(Kind::none) || item.value.is(Kind::undefined)) continue;
     KEYE_TRY(const Marked* key, text_argument(item.key, "the name of an attribute"));
-    if (key->text.find_first_of(" \t\n\r\f\v/>=") != std::string::npos) return failure("\"{}\" cannot be the name of an attribute", key->text);
+    if (key->text.find_first_of(" \t\n\r\f\v/>=") != std::string::npos)
+      return failure("\"{}\" cannot be the name of an attribute", key->text);
     KEYE_TRY(const Marked text, escape_value(interpreter, item.value));
     if (!out.empty() || space) out.append(" ");
     out.append(escaped(item.key));
@@ -230,7 +241,8 @@ constexpr Builtin kFilters[] = {
      }},
     {"format", "*", true,
      [](Interpreter& interpreter, const Value& value, Arguments& arguments) -> Result<Value> {
-       if (!arguments.positional.empty() && !arguments.named.empty()) return failure("format takes arguments by position or by name, not both");
+       if (!arguments.positional.empty() && !arguments.named.empty())
+         return failure("format takes arguments by position or by name, not both");
        KEYE_TRY(const Value text, soft_str(interpreter, value));
        Dict named;
        for (const auto& [name, argument] : arguments.named) named.set(name, argument);
@@ -245,7 +257,8 @@ constexpr Builtin kFilters[] = {
        KEYE_TRY(Marked text, interpreter.str(value));
        return interpreter.string(std::move(text), true);
      }},
-    {"string", "", false, [](Interpreter& interpreter, const Value& value, Arguments&) { return soft_str(interpreter, value); }},
+    {"string", "", false,
+     [](Interpreter& interpreter, const Value& value, Arguments&) { return soft_str(interpreter, value); }},
     {"title", "", false, title},
     {"trim", "chars?", true,
      [](Interpreter& interpreter, const Value& value, Arguments& arguments) {

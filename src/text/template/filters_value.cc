@@ -35,7 +35,9 @@ bool remove_underscores(std::string& text, bool after_prefix = false) {
       out.push_back(text[i]);
       continue;
     }
-    const auto alnum = [&](size_t at) { return at < text.size() && std::isalnum(static_cast<unsigned char>(text[at])); };
+    const auto alnum = [&](size_t at) {
+      return at < text.size() && std::isalnum(static_cast<unsigned char>(text[at]));
+    };
     if ((i == 0 ? !after_prefix : !alnum(i - 1)) || !alnum(i + 1)) return false;
   }
   text = out;
@@ -61,12 +63,15 @@ std::optional<Value> parse_integer(const Marked& text, int64_t base) {
   if (!remove_underscores(digits, prefixed) || digits.empty()) return std::nullopt;
   if (base == 0) {
     base = 10;
-    if (digits.size() > 1 && digits[0] == '0' && digits.find_first_not_of('0') != std::string::npos) return std::nullopt;
+    if (digits.size() > 1 && digits[0] == '0' && digits.find_first_not_of('0') != std::string::npos)
+      return std::nullopt;
   }
-  if (!std::ranges::all_of(digits, [](char c) { return std::isalnum(static_cast<unsigned char>(c)); })) return std::nullopt;
+  if (!std::ranges::all_of(digits, [](char c) { return std::isalnum(static_cast<unsigned char>(c)); }))
+    return std::nullopt;
   const std::string signed_digits = (negative ? "-" : "") + digits;
   int64_t value = 0;
-  const auto result = std::from_chars(signed_digits.data(), signed_digits.data() + signed_digits.size(), value, static_cast<int>(base));
+  const auto result =
+      std::from_chars(signed_digits.data(), signed_digits.data() + signed_digits.size(), value, static_cast<int>(base));
   if (result.ptr != signed_digits.data() + signed_digits.size()) return std::nullopt;
   if (result.ec == std::errc()) return Value(value);
   if (base != 10 || digits.size() > 4300) return std::nullopt;
@@ -82,7 +87,8 @@ std::optional<double> parse_real(const Marked& text) {
   const bool negative = rest.starts_with('-');
   if (negative || rest.starts_with('+')) rest.remove_prefix(1);
   std::string word(rest);
-  std::ranges::transform(word, word.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::ranges::transform(word, word.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   const double sign = negative ? -1.0 : 1.0;
   if (word == "inf" || word == "infinity") return sign * INFINITY;
   if (word == "nan") return std::copysign(NAN, sign);
@@ -91,8 +97,10 @@ std::optional<double> parse_real(const Marked& text) {
   // from_chars takes no digits after a bare point's left side only if there are none at all, as Python does.
   const auto result = std::from_chars(word.data(), word.data() + word.size(), value);
   if (word.empty() || word[0] == '-' || word[0] == '+' || result.ptr != word.data() + word.size()) return std::nullopt;
-  if (result.ec == std::errc::result_out_of_range) value = std::strtod(word.c_str(), nullptr);
-  else if (result.ec != std::errc()) return std::nullopt;
+  if (result.ec == std::errc::result_out_of_range)
+    value = std::strtod(word.c_str(), nullptr);
+  else if (result.ec != std::errc())
+    return std::nullopt;
   return sign * value;
 }
 
@@ -106,20 +114,25 @@ Result<Value> truncate_real(double value) {
 Result<Value> to_int(Interpreter& interpreter, const Value& value, Arguments& arguments) {
   const Value otherwise = arguments.positional[0].is(Kind::missing) ? Value(0) : arguments.positional[0];
   switch (value.kind()) {
-    case Kind::undefined: return undefined_error(value);
+    case Kind::undefined:
+      return undefined_error(value);
     case Kind::boolean:
-    case Kind::integer: return Value(value.integer());
-    case Kind::big_integer: return value;
+    case Kind::integer:
+      return Value(value.integer());
+    case Kind::big_integer:
+      return value;
     case Kind::real:
       if (std::isinf(value.real())) return failure("infinity cannot become an integer");
       return std::isnan(value.real()) ? otherwise : truncate_real(value.real());
     case Kind::string: {
-      KEYE_TRY(const int64_t base, arguments.positional[1].is(Kind::missing) ? int64_t{10} : interpreter.index(arguments.positional[1]));
+      KEYE_TRY(const int64_t base,
+               arguments.positional[1].is(Kind::missing) ? int64_t{10} : interpreter.index(arguments.positional[1]));
       if (auto integer = parse_integer(value.marked(), base)) return std::move(*integer);
       const std::optional<double> real = parse_real(value.marked());
       return real && std::isfinite(*real) ? truncate_real(*real) : otherwise;
     }
-    default: return otherwise;
+    default:
+      return otherwise;
   }
 }
 
@@ -157,16 +170,19 @@ Result<Value> round_integer(int64_t value, int64_t precision) {
   int64_t rest = value % unit;
   if (rest < 0) rest += unit;
   int64_t floor = 0;
-  if (__builtin_sub_overflow(value, rest, &floor)) return failure("the result is an integer beyond 64 bits, which is not supported");
+  if (__builtin_sub_overflow(value, rest, &floor))
+    return failure("the result is an integer beyond 64 bits, which is not supported");
   const bool up = rest > unit / 2 || (rest == unit / 2 && (floor / unit) % 2 != 0);
-  if (up && __builtin_add_overflow(floor, unit, &floor)) return failure("the result is an integer beyond 64 bits, which is not supported");
+  if (up && __builtin_add_overflow(floor, unit, &floor))
+    return failure("the result is an integer beyond 64 bits, which is not supported");
   return Value(floor);
 }
 
 Result<Value> round(Interpreter& interpreter, const Value& value, Arguments& arguments) {
   const Value& method = arguments.positional[1];
   const std::string how = method.is_string() ? method.text() : "";
-  if (!method.is(Kind::missing) && how != "common" && how != "ceil" && how != "floor") return failure("round rounds by \"common\", \"ceil\" or \"floor\"");
+  if (!method.is(Kind::missing) && how != "common" && how != "ceil" && how != "floor")
+    return failure("round rounds by \"common\", \"ceil\" or \"floor\"");
   if (value.is(Kind::undefined)) return undefined_error(value);
   if (!value.is_number()) return failure("a value of type {} cannot be rounded", type_name(value));
   const Value& given = arguments.positional[0];
@@ -179,11 +195,13 @@ Result<Value> round(Interpreter& interpreter, const Value& value, Arguments& arg
     KEYE_TRY(const int64_t precision, given.is(Kind::missing) ? int64_t{0} : interpreter.index(given));
     if (value.is_integral()) return round_integer(value.integer(), precision);
     const double rounded = round_real(value.real(), precision);
-    if (std::isinf(rounded) && std::isfinite(value.real())) return failure("the rounded value is beyond the range of floats");
+    if (std::isinf(rounded) && std::isfinite(value.real()))
+      return failure("the rounded value is beyond the range of floats");
     return Value(rounded);
   }
   // func(value * 10 ** precision) / 10 ** precision, with Python's mixture of integers and floats.
-  KEYE_TRY(const Value factor, interpreter.binary(ExprKind::power, Value(10), given.is(Kind::missing) ? Value(0) : given));
+  KEYE_TRY(const Value factor,
+           interpreter.binary(ExprKind::power, Value(10), given.is(Kind::missing) ? Value(0) : given));
   KEYE_TRY(const Value scaled, interpreter.binary(ExprKind::multiply, value, factor));
   if (scaled.is_integral()) return interpreter.binary(ExprKind::divide, scaled, factor);
   if (!std::isfinite(scaled.real())) return failure("this number cannot become an integer");
@@ -193,8 +211,10 @@ Result<Value> round(Interpreter& interpreter, const Value& value, Arguments& arg
 
 Result<Value> absolute(Interpreter& interpreter, const Value& value, Arguments&) {
   if (value.is(Kind::real)) return Value(std::abs(value.real()));
-  if (value.is_integral()) return value.integer() < 0 ? interpreter.binary(ExprKind::subtract, Value(0), value) : Value(value.integer());
-  if (value.is(Kind::big_integer)) return value.note().front() == '-' ? Value::big_integer(value.note().substr(1)) : value;
+  if (value.is_integral())
+    return value.integer() < 0 ? interpreter.binary(ExprKind::subtract, Value(0), value) : Value(value.integer());
+  if (value.is(Kind::big_integer))
+    return value.note().front() == '-' ? Value::big_integer(value.note().substr(1)) : value;
   return failure("a value of type {} has no absolute value", type_name(value));
 }
 
@@ -205,7 +225,9 @@ Result<Value> attribute(Interpreter& interpreter, const Value& value, Arguments&
   if (!name->empty()) {
     KEYE_TRY(found, interpreter.real_attribute(value, name->text));
   }
-  return found.is(Kind::missing) ? Value::undefined(fmt::format("a value of type {} has no attribute \"{}\"", type_name(value), name->text)) : found;
+  return found.is(Kind::missing)
+             ? Value::undefined(fmt::format("a value of type {} has no attribute \"{}\"", type_name(value), name->text))
+             : found;
 }
 
 Result<Value> default_value(Interpreter& interpreter, const Value& value, Arguments& arguments) {
@@ -250,7 +272,8 @@ Result<Value> file_size(Interpreter& interpreter, const Value& value, Arguments&
   const double base = binary ? 1024 : 1000;
   if (bytes == 1) return Value("1 Byte");
   if (bytes < base) {
-    KEYE_TRY(const Value whole, std::isfinite(bytes) ? truncate_real(bytes) : Result<Value>(failure("this number cannot become an integer")));
+    KEYE_TRY(const Value whole, std::isfinite(bytes) ? truncate_real(bytes)
+                                                     : Result<Value>(failure("this number cannot become an integer")));
     return Value(fmt::format("{} Bytes", whole.integer()));
   }
   static constexpr std::string_view kLetters = "kMGTPEZY";

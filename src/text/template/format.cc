@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "text/template/text_ops.h"
 #include "text/template/characters.h"
+#include "text/template/text_ops.h"
 #include "text/value_text.h"
 
 namespace keye::text {
@@ -48,21 +48,28 @@ std::string group_digits(std::string_view digits, char separator, size_t group) 
 }
 
 /// Sign, prefix ("0x") and body, padded. Zeros go between the prefix and the body, grouped like it.
-Result<Marked> lay_out_number(const Interpreter& interpreter, const Layout& layout, std::string_view sign, std::string_view prefix, std::string body) {
+Result<Marked> lay_out_number(const Interpreter& interpreter, const Layout& layout, std::string_view sign,
+                              std::string_view prefix, std::string body) {
   size_t integer = 0;
-  while (integer < body.size() && std::isalnum(static_cast<unsigned char>(body[integer])) && body[integer] != 'e') ++integer;
+  while (integer < body.size() && std::isalnum(static_cast<unsigned char>(body[integer])) && body[integer] != 'e')
+    ++integer;
   const bool finite = !body.empty() && body.find_first_of("iInN") == std::string::npos;
-  const size_t group = layout.grouping == '_' && std::strchr("boxX", layout.type) != nullptr && layout.type != '\0' ? 4 : 3;
+  const size_t group =
+      layout.grouping == '_' && std::strchr("boxX", layout.type) != nullptr && layout.type != '\0' ? 4 : 3;
   std::string whole = body.substr(0, integer);
   const std::string rest = body.substr(integer);
   const size_t fixed = sign.size() + prefix.size() + rest.size();
   const bool zeros = layout.align == '=' && layout.fill.text == "0";
-  if (static_cast<uint64_t>(layout.width) > interpreter.limits().string_bytes_max) KEYE_TRY_VOID(interpreter.check_bytes(SIZE_MAX));
+  if (static_cast<uint64_t>(layout.width) > interpreter.limits().string_bytes_max)
+    KEYE_TRY_VOID(interpreter.check_bytes(SIZE_MAX));
   if (layout.grouping != '\0' && finite) {
     // Zeros are digits too: as many as fill the width once separators are in.
-    while (zeros && static_cast<int64_t>(fixed + group_digits("0" + whole, layout.grouping, group).size()) <= layout.width) whole = "0" + whole;
+    while (zeros &&
+           static_cast<int64_t>(fixed + group_digits("0" + whole, layout.grouping, group).size()) <= layout.width)
+      whole = "0" + whole;
     std::string grouped = group_digits(whole, layout.grouping, group);
-    if (zeros && static_cast<int64_t>(fixed + grouped.size()) < layout.width) grouped = group_digits("0" + whole, layout.grouping, group);
+    if (zeros && static_cast<int64_t>(fixed + grouped.size()) < layout.width)
+      grouped = group_digits("0" + whole, layout.grouping, group);
     whole = grouped;
   }
   const std::string number = whole + rest;
@@ -78,7 +85,9 @@ Result<Marked> lay_out_number(const Interpreter& interpreter, const Layout& layo
   return pad(interpreter, head, length, layout.width, layout.fill, align);
 }
 
-std::string_view sign_of(bool negative, char sign) { return negative ? "-" : sign == '+' ? "+" : sign == ' ' ? " " : ""; }
+std::string_view sign_of(bool negative, char sign) {
+  return negative ? "-" : sign == '+' ? "+" : sign == ' ' ? " " : "";
+}
 
 std::string digits_of(uint64_t value, int base, bool upper) {
   std::string out;
@@ -90,10 +99,14 @@ std::string digits_of(uint64_t value, int base, bool upper) {
   return out;
 }
 
-uint64_t magnitude(int64_t value) { return value < 0 ? ~static_cast<uint64_t>(value) + 1 : static_cast<uint64_t>(value); }
+uint64_t magnitude(int64_t value) {
+  return value < 0 ? ~static_cast<uint64_t>(value) + 1 : static_cast<uint64_t>(value);
+}
 
 int base_of(char type) { return type == 'x' || type == 'X' ? 16 : type == 'o' ? 8 : type == 'b' ? 2 : 10; }
-std::string_view prefix_of(char type) { return type == 'x' ? "0x" : type == 'X' ? "0X" : type == 'o' ? "0o" : type == 'b' ? "0b" : ""; }
+std::string_view prefix_of(char type) {
+  return type == 'x' ? "0x" : type == 'X' ? "0X" : type == 'o' ? "0o" : type == 'b' ? "0b" : "";
+}
 
 Result<int64_t> to_integer(const Value& value) {
   if (value.is_integral()) return value.integer();
@@ -106,7 +119,9 @@ Result<int64_t> to_integer(const Value& value) {
 Result<Layout> parse_spec(const Marked& spec, bool numeric) {
   Layout layout;
   const std::string_view text = spec.text;
-  const auto is_align = [&](size_t at) { return at < text.size() && std::string_view("<>=^").find(text[at]) != std::string_view::npos; };
+  const auto is_align = [&](size_t at) {
+    return at < text.size() && std::string_view("<>=^").find(text[at]) != std::string_view::npos;
+  };
   size_t at = 0;
   bool fill_given = false;
   const size_t first = text.empty() ? 0 : unicode::decode(text, 0).bytes;
@@ -118,7 +133,9 @@ Result<Layout> parse_spec(const Marked& spec, bool numeric) {
   } else if (is_align(0)) {
     layout.align = text[at++];
   }
-  const auto at_char = [&](std::string_view set) { return at < text.size() && set.find(text[at]) != std::string_view::npos; };
+  const auto at_char = [&](std::string_view set) {
+    return at < text.size() && set.find(text[at]) != std::string_view::npos;
+  };
   const bool sign_given = at_char("+- ");
   if (sign_given) layout.sign = text[at++];
   if (at_char("#")) {
@@ -148,9 +165,11 @@ Result<Layout> parse_spec(const Marked& spec, bool numeric) {
 }
 
 Result<Marked> format_text(Interpreter& interpreter, const Marked& text, const Layout& layout) {
-  if (layout.type != '\0' && layout.type != 's') return failure("the format type '{}' does not suit a string", layout.type);
+  if (layout.type != '\0' && layout.type != 's')
+    return failure("the format type '{}' does not suit a string", layout.type);
   const Value whole(text);
-  const int64_t length = layout.precision < 0 ? whole.string().length : std::min<int64_t>(layout.precision, whole.string().length);
+  const int64_t length =
+      layout.precision < 0 ? whole.string().length : std::min<int64_t>(layout.precision, whole.string().length);
   const Align align = layout.align == '>' ? Align::right : layout.align == '^' ? Align::center : Align::left;
   return pad(interpreter, pick_characters(whole.string(), 0, 1, length), length, layout.width, layout.fill, align);
 }
@@ -178,13 +197,25 @@ Result<Marked> format_real_spec(Interpreter& interpreter, double value, Layout l
   if (layout.precision > kPrecisionMax) return failure("a precision of {} digits is too large", layout.precision);
   std::string body;
   switch (layout.type) {
-    case '\0': body = layout.precision < 0 ? float_repr(value) : format_general(value, layout.precision); break;
-    case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
+    case '\0':
+      body = layout.precision < 0 ? float_repr(value) : format_general(value, layout.precision);
+      break;
+    case 'e':
+    case 'E':
+    case 'f':
+    case 'F':
+    case 'g':
+    case 'G':
       body = format_real(value, layout.type, layout.precision < 0 ? 6 : layout.precision, layout.alternate);
       break;
-    case 'n': body = format_real(value, 'g', layout.precision < 0 ? 6 : layout.precision, layout.alternate); break;
-    case '%': body = format_real(value * 100, 'f', layout.precision < 0 ? 6 : layout.precision, layout.alternate) + "%"; break;
-    default: return failure("the format type '{}' does not suit a float", layout.type);
+    case 'n':
+      body = format_real(value, 'g', layout.precision < 0 ? 6 : layout.precision, layout.alternate);
+      break;
+    case '%':
+      body = format_real(value * 100, 'f', layout.precision < 0 ? 6 : layout.precision, layout.alternate) + "%";
+      break;
+    default:
+      return failure("the format type '{}' does not suit a float", layout.type);
   }
   const bool negative = body.front() == '-';
   return lay_out_number(interpreter, layout, sign_of(negative, layout.sign), "", body.substr(negative ? 1 : 0));
@@ -192,22 +223,39 @@ Result<Marked> format_real_spec(Interpreter& interpreter, double value, Layout l
 
 Result<Marked> format_integer_spec(Interpreter& interpreter, int64_t value, const Layout& layout) {
   switch (layout.type) {
-    case '\0': case 'd': case 'b': case 'o': case 'x': case 'X': case 'n': break;
+    case '\0':
+    case 'd':
+    case 'b':
+    case 'o':
+    case 'x':
+    case 'X':
+    case 'n':
+      break;
     case 'c': {
-      if (layout.sign != '-' || layout.alternate || layout.precision >= 0) return failure("this format does not suit a character");
-      if (value < 0 || value > 0x10FFFF || (value >= 0xD800 && value < 0xE000)) return failure("{} is not a character", value);
+      if (layout.sign != '-' || layout.alternate || layout.precision >= 0)
+        return failure("this format does not suit a character");
+      if (value < 0 || value > 0x10FFFF || (value >= 0xD800 && value < 0xE000))
+        return failure("{} is not a character", value);
       std::string character;
       unicode::encode(static_cast<char32_t>(value), character);
       return lay_out_number(interpreter, layout, "", "", std::move(character));
     }
-    case 'e': case 'E': case 'f': case 'F': case 'g': case 'G': case '%':
+    case 'e':
+    case 'E':
+    case 'f':
+    case 'F':
+    case 'g':
+    case 'G':
+    case '%':
       return format_real_spec(interpreter, static_cast<double>(value), layout);
-    default: return failure("the format type '{}' does not suit an integer", layout.type);
+    default:
+      return failure("the format type '{}' does not suit an integer", layout.type);
   }
   if (layout.precision >= 0) return failure("a precision does not suit an integer");
   if (layout.grouping == ',' && base_of(layout.type) != 10) return failure("',' groups decimal digits only");
   const std::string_view prefix = layout.alternate ? prefix_of(layout.type) : "";
-  return lay_out_number(interpreter, layout, sign_of(value < 0, layout.sign), prefix, digits_of(magnitude(value), base_of(layout.type), layout.type == 'X'));
+  return lay_out_number(interpreter, layout, sign_of(value < 0, layout.sign), prefix,
+                        digits_of(magnitude(value), base_of(layout.type), layout.type == 'X'));
 }
 
 // ---- "{}".format: fields.
@@ -303,7 +351,9 @@ class BraceFormatter {
   }
 
   Result<Value> find(std::string_view name) {
-    const auto is_number = [](std::string_view part) { return !part.empty() && part.size() < 10 && std::ranges::all_of(part, is_digit); };
+    const auto is_number = [](std::string_view part) {
+      return !part.empty() && part.size() < 10 && std::ranges::all_of(part, is_digit);
+    };
     size_t at = std::min(name.find_first_of(".["), name.size());
     std::string first(name.substr(0, at));
     if (name.empty()) {
@@ -353,7 +403,9 @@ class BraceFormatter {
         out.append(repr, at, 1);
       } else {
         const auto code = static_cast<uint32_t>(here.code);
-        const std::string escape = code <= 0xFF ? fmt::format("\\x{:02x}", code) : code <= 0xFFFF ? fmt::format("\\u{:04x}", code) : fmt::format("\\U{:08x}", code);
+        const std::string escape = code <= 0xFF     ? fmt::format("\\x{:02x}", code)
+                                   : code <= 0xFFFF ? fmt::format("\\u{:04x}", code)
+                                                    : fmt::format("\\U{:08x}", code);
         out.append(escape, repr.origin_at(at));
       }
       at += here.bytes;
@@ -373,10 +425,12 @@ class BraceFormatter {
 
 class PercentFormatter {
  public:
-  PercentFormatter(Interpreter& interpreter, const Value& values, bool escape) : interpreter_(interpreter), values_(values), escape_(escape) {
+  PercentFormatter(Interpreter& interpreter, const Value& values, bool escape)
+      : interpreter_(interpreter), values_(values), escape_(escape) {
     single_ = !values.is(Kind::tuple);
     // Python takes whatever has items for a mapping, and lets a mapping go unused.
-    mapping_ = values.is(Kind::dict) || values.is(Kind::list) || values.is(Kind::undefined) || (values.is(Kind::object) && type_name(values) == "range");
+    mapping_ = values.is(Kind::dict) || values.is(Kind::list) || values.is(Kind::undefined) ||
+               (values.is(Kind::object) && type_name(values) == "range");
   }
 
   Result<Marked> format(const Marked& text) {
@@ -478,7 +532,9 @@ class PercentFormatter {
     };
     if (layout.align == '\0') layout.align = '>';
     switch (layout.type) {
-      case 's': case 'r': case 'a': {
+      case 's':
+      case 'r':
+      case 'a': {
         KEYE_TRY(const Marked text, text_of(value, layout.type));
         layout.type = 's';
         return format_text(interpreter_, text, layout);
@@ -489,27 +545,42 @@ class PercentFormatter {
         if (value.is_string() && value.string().length == 1) return format_text(interpreter_, value.marked(), layout);
         if (!value.is_integral()) return failure("%c needs an integer or one character");
         const int64_t code = value.integer();
-        if (code < 0 || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return failure("{} is not a character", code);
+        if (code < 0 || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+          return failure("{} is not a character", code);
         std::string character;
         unicode::encode(static_cast<char32_t>(code), character);
         return format_text(interpreter_, Marked(character), layout);
       }
-      case 'd': case 'i': case 'u': case 'o': case 'x': case 'X': {
+      case 'd':
+      case 'i':
+      case 'u':
+      case 'o':
+      case 'x':
+      case 'X': {
         const bool decimal = base_of(layout.type) == 10;
-        if (!value.is_integral() && !(decimal && value.is(Kind::real))) return failure("%{} needs an integer, not {}", layout.type, type_name(value));
+        if (!value.is_integral() && !(decimal && value.is(Kind::real)))
+          return failure("%{} needs an integer, not {}", layout.type, type_name(value));
         KEYE_TRY(const int64_t number, to_integer(value));
         if (layout.precision > kPrecisionMax) return failure("a precision of {} digits is too large", layout.precision);
         std::string digits = digits_of(magnitude(number), base_of(layout.type), layout.type == 'X');
-        if (static_cast<int>(digits.size()) < layout.precision) digits.insert(0, static_cast<size_t>(layout.precision) - digits.size(), '0');
+        if (static_cast<int>(digits.size()) < layout.precision)
+          digits.insert(0, static_cast<size_t>(layout.precision) - digits.size(), '0');
         zeros();
-        return lay_out_number(interpreter_, layout, sign_of(number < 0, layout.sign), layout.alternate ? prefix_of(layout.type) : "", digits);
+        return lay_out_number(interpreter_, layout, sign_of(number < 0, layout.sign),
+                              layout.alternate ? prefix_of(layout.type) : "", digits);
       }
-      case 'e': case 'E': case 'f': case 'F': case 'g': case 'G': {
+      case 'e':
+      case 'E':
+      case 'f':
+      case 'F':
+      case 'g':
+      case 'G': {
         if (!value.is_number()) return failure("%{} needs a number, not {}", layout.type, type_name(value));
         zeros();
         return format_real_spec(interpreter_, value.real(), layout);
       }
-      default: return failure("unknown field \"%{}\" in a format", layout.type);
+      default:
+        return failure("unknown field \"%{}\" in a format", layout.type);
     }
   }
 
@@ -543,7 +614,8 @@ std::string format_real(double value, char type, int precision, bool alternate) 
     if (upper) std::ranges::transform(text, text.begin(), [](char c) { return static_cast<char>(std::toupper(c)); });
     return text;
   }
-  const char pattern[] = {'%', alternate ? '#' : '.', alternate ? '.' : '*', alternate ? '*' : type, alternate ? type : '\0', '\0'};
+  const char pattern[] = {
+      '%', alternate ? '#' : '.', alternate ? '.' : '*', alternate ? '*' : type, alternate ? type : '\0', '\0'};
   const int size = std::snprintf(nullptr, 0, pattern, precision, value);
   std::string text(static_cast<size_t>(size) + 1, '\0');
   std::snprintf(text.data(), text.size(), pattern, precision, value);
@@ -559,7 +631,8 @@ Result<Marked> format_value(Interpreter& interpreter, const Value& value, const 
   }
   if (!value.is_number()) return failure("a value of type {} takes no format", type_name(value));
   KEYE_TRY(const Layout layout, parse_spec(spec, true));
-  return value.is(Kind::real) ? format_real_spec(interpreter, value.real(), layout) : format_integer_spec(interpreter, value.integer(), layout);
+  return value.is(Kind::real) ? format_real_spec(interpreter, value.real(), layout)
+                              : format_integer_spec(interpreter, value.integer(), layout);
 }
 
 Result<Value> format_percent(Interpreter& interpreter, const Value& format, const Value& values) {

@@ -12,8 +12,8 @@ Result<Value> format_braces(Interpreter& interpreter, const Value& format, const
 /// format(value, spec).
 Result<Marked> format_value(Interpreter& interpreter, const Value& value, const Marked& spec);
 
-/// A float with `precision` digits after the point (types e, f) or in all (g), as Python writes it: no padding, a '-' if
-/// negative.
+/// A float with `precision` digits after the point (types e, f) or in all (g), as Python writes it: no padding, a '-'
+/// if negative.
 std::string format_real(double value, char type, int precision, bool alternate);
 
 }  // namespace keye::text

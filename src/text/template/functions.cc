@@ -19,7 +19,8 @@ Result<Value> make_range(Interpreter& interpreter, const Value&, Arguments& argu
   }
   if (numbers[2] == 0) return failure("the step of a range cannot be zero");
   auto range = std::make_shared<Range>(numbers[0], numbers[1], numbers[2]);
-  if (range->size() > kRangeMax) return make_error(ErrorCode::too_large, "", "a range has more than {} numbers", kRangeMax);
+  if (range->size() > kRangeMax)
+    return make_error(ErrorCode::too_large, "", "a range has more than {} numbers", kRangeMax);
   return Value::object(std::move(range));
 }
 

@@ -10,7 +10,8 @@ namespace keye::text {
 /// Enters a scope, and leaves it when it goes, unless `keep`: a function's own scope lives on in what was made there.
 class Interpreter::Entered {
  public:
-  Entered(Interpreter& interpreter, const Scope& scope, bool keep = false) : frame_(interpreter.frame_), scope_(scope), keep_(keep) {
+  Entered(Interpreter& interpreter, const Scope& scope, bool keep = false)
+      : frame_(interpreter.frame_), scope_(scope), keep_(keep) {
     enter(interpreter, scope);
   }
   ~Entered() {
@@ -25,10 +26,17 @@ class Interpreter::Entered {
     std::vector<Value>& slots = interpreter.frame_->slots;
     for (const ScopeEntry& entry : scope) {
       switch (entry.action) {
-        case ScopeEntry::Action::parameter: break;
-        case ScopeEntry::Action::resolve: slots[entry.slot] = interpreter.lookup(entry.name); break;
-        case ScopeEntry::Action::copy: slots[entry.slot] = interpreter.variable(entry.source); break;
-        case ScopeEntry::Action::clear: slots[entry.slot] = Value::missing(); break;
+        case ScopeEntry::Action::parameter:
+          break;
+        case ScopeEntry::Action::resolve:
+          slots[entry.slot] = interpreter.lookup(entry.name);
+          break;
+        case ScopeEntry::Action::copy:
+          slots[entry.slot] = interpreter.variable(entry.source);
+          break;
+        case ScopeEntry::Action::clear:
+          slots[entry.slot] = Value::missing();
+          break;
       }
     }
   }
@@ -57,7 +65,8 @@ class Redirected {
 /// Makes another activation the current one while it lives.
 class Activated {
  public:
-  Activated(std::shared_ptr<Activation>& current, std::shared_ptr<Activation> next) : current_(current), previous_(std::move(current)) {
+  Activated(std::shared_ptr<Activation>& current, std::shared_ptr<Activation> next)
+      : current_(current), previous_(std::move(current)) {
     current_ = std::move(next);
   }
   ~Activated() { current_ = std::move(previous_); }
@@ -212,9 +221,12 @@ Result<void> Interpreter::assign(const Expr& target, Value value) {
   }
   if (target.kind == ExprKind::namespace_ref) {
     auto* space = variable(target.variable).as<Namespace>();
-    if (space == nullptr) return locate(failure("\"{}\" is not a namespace: only those have attributes to set", target.name), target.at);
+    if (space == nullptr)
+      return locate(failure("\"{}\" is not a namespace: only those have attributes to set", target.name), target.at);
     if (target.attribute.front() == '_') {
-      return locate(failure("a namespace cannot hold \"{}\": names with a leading underscore are refused", target.attribute), target.at);
+      return locate(
+          failure("a namespace cannot hold \"{}\": names with a leading underscore are refused", target.attribute),
+          target.at);
     }
     space->attributes().set(target.attribute, std::move(value));
     return {};
@@ -223,7 +235,8 @@ Result<void> Interpreter::assign(const Expr& target, Value value) {
   const size_t wanted = target.children.size();
   for (size_t i = 0;; ++i) {
     KEYE_TRY(std::optional<Value> item, source->next(*this));
-    if (item.has_value() != (i < wanted)) return locate(failure("cannot unpack this value into {} names", wanted), target.at);
+    if (item.has_value() != (i < wanted))
+      return locate(failure("cannot unpack this value into {} names", wanted), target.at);
     if (!item) return {};
     KEYE_TRY_VOID(assign(*target.children[i], std::move(*item)));
   }
@@ -243,18 +256,35 @@ Result<Interpreter::Flow> Interpreter::run_statement(const Stmt& stmt) {
   KEYE_TRY_VOID(check_depth());
   KEYE_TRY_VOID(step());
   switch (stmt.kind) {
-    case StmtKind::output: KEYE_TRY_VOID(run_output(stmt)); break;
-    case StmtKind::set: KEYE_TRY_VOID(run_set(stmt)); break;
-    case StmtKind::set_block: return run_set_block(stmt);
-    case StmtKind::for_loop: return run_for(stmt);
-    case StmtKind::if_else: return run_if(stmt);
-    case StmtKind::macro: variable(stmt.target->variable) = make_macro(stmt); break;
-    case StmtKind::call_block: KEYE_TRY_VOID(run_call_block(stmt)); break;
-    case StmtKind::generation: KEYE_TRY_VOID(run_generation(stmt)); break;
-    case StmtKind::filter_block: return run_filter_block(stmt);
-    case StmtKind::with: return run_with(stmt);
-    case StmtKind::break_loop: return Flow::break_loop;
-    case StmtKind::continue_loop: return Flow::continue_loop;
+    case StmtKind::output:
+      KEYE_TRY_VOID(run_output(stmt));
+      break;
+    case StmtKind::set:
+      KEYE_TRY_VOID(run_set(stmt));
+      break;
+    case StmtKind::set_block:
+      return run_set_block(stmt);
+    case StmtKind::for_loop:
+      return run_for(stmt);
+    case StmtKind::if_else:
+      return run_if(stmt);
+    case StmtKind::macro:
+      variable(stmt.target->variable) = make_macro(stmt);
+      break;
+    case StmtKind::call_block:
+      KEYE_TRY_VOID(run_call_block(stmt));
+      break;
+    case StmtKind::generation:
+      KEYE_TRY_VOID(run_generation(stmt));
+      break;
+    case StmtKind::filter_block:
+      return run_filter_block(stmt);
+    case StmtKind::with:
+      return run_with(stmt);
+    case StmtKind::break_loop:
+      return Flow::break_loop;
+    case StmtKind::continue_loop:
+      return Flow::continue_loop;
   }
   return Flow::normal;
 }
@@ -348,7 +378,8 @@ Result<Interpreter::Flow> Interpreter::run_for(const Stmt& stmt) {
   return Flow::normal;
 }
 
-Result<Value> Interpreter::call_loop(const Stmt& loop, std::shared_ptr<Activation> closure, const Value& iterable, int depth) {
+Result<Value> Interpreter::call_loop(const Stmt& loop, std::shared_ptr<Activation> closure, const Value& iterable,
+                                     int depth) {
   const Depth nested(*this);
   KEYE_TRY_VOID(check_depth());
   Marked text;
@@ -358,7 +389,8 @@ Result<Value> Interpreter::call_loop(const Stmt& loop, std::shared_ptr<Activatio
   return string(std::move(text));
 }
 
-Result<Interpreter::Flow> Interpreter::run_loop(const Stmt& stmt, const Value& iterable, std::shared_ptr<Activation> closure, int depth) {
+Result<Interpreter::Flow> Interpreter::run_loop(const Stmt& stmt, const Value& iterable,
+                                                std::shared_ptr<Activation> closure, int depth) {
   KEYE_TRY(std::shared_ptr<Iterator> source, iterate(iterable));
   if (stmt.test) source = std::make_shared<TestedIterator>(stmt, source, frame_);
   std::shared_ptr<LoopContext> loop;
@@ -394,7 +426,8 @@ Result<Value> Interpreter::call_macro(const Macro& macro, Arguments arguments) {
   const auto activation = activate(info.slots, macro.closure);
   const auto take = [&](std::string_view name) {
     Value value = Value::missing();
-    const auto found = std::ranges::find_if(arguments.named, [&](const auto& argument) { return argument.first == name; });
+    const auto found =
+        std::ranges::find_if(arguments.named, [&](const auto& argument) { return argument.first == name; });
     if (found != arguments.named.end()) {
       value = std::move(found->second);
       arguments.named.erase(found);
@@ -409,7 +442,8 @@ Result<Value> Interpreter::call_macro(const Macro& macro, Arguments arguments) {
   if (info.caller >= 0) {
     Value caller = take("caller");
     const bool absent = caller.is(Kind::missing) || caller.is(Kind::none);
-    activation->slots[static_cast<size_t>(info.caller)] = absent ? Value::undefined("no caller is defined") : std::move(caller);
+    activation->slots[static_cast<size_t>(info.caller)] =
+        absent ? Value::undefined("no caller is defined") : std::move(caller);
   }
   if (info.kwargs >= 0) {
     Dict named;
@@ -419,7 +453,8 @@ Result<Value> Interpreter::call_macro(const Macro& macro, Arguments arguments) {
     return failure("the macro \"{}\" takes no argument \"{}\"", stmt.name, arguments.named.front().first);
   }
   if (info.varargs >= 0) {
-    arguments.positional.erase(arguments.positional.begin(), arguments.positional.begin() + static_cast<ptrdiff_t>(given));
+    arguments.positional.erase(arguments.positional.begin(),
+                               arguments.positional.begin() + static_cast<ptrdiff_t>(given));
     KEYE_TRY(activation->slots[static_cast<size_t>(info.varargs)], tuple(std::move(arguments.positional)));
   } else if (arguments.positional.size() > count) {
     return failure("the macro \"{}\" takes at most {} arguments", stmt.name, count);
@@ -436,7 +471,8 @@ Result<Value> Interpreter::call_macro(const Macro& macro, Arguments arguments) {
       KEYE_TRY(Value value, eval(*stmt.defaults[i - required]));
       activation->slots[info.parameters[i]] = std::move(value);
     } else {
-      activation->slots[info.parameters[i]] = Value::undefined(fmt::format("the parameter \"{}\" was not given", stmt.parameters[i]->name));
+      activation->slots[info.parameters[i]] =
+          Value::undefined(fmt::format("the parameter \"{}\" was not given", stmt.parameters[i]->name));
     }
   }
   KEYE_TRY_VOID(run_block(stmt.body));

@@ -1,5 +1,5 @@
-// Walks a program and makes its text. Also the operations on values that filters, tests and methods share: each works as
-// Python's does, and counts against the limits of the render call.
+// Walks a program and makes its text. Also the operations on values that filters, tests and methods share: each works
+// as Python's does, and counts against the limits of the render call.
 #pragma once
 
 #include <functional>

@@ -21,7 +21,8 @@ size_t skip_digits(std::string_view text, size_t at, int base, bool underscore_f
     return value < base;
   };
   size_t end = at;
-  while (digit(end) || (end < text.size() && text[end] == '_' && (end > at || underscore_first) && digit(end + 1))) ++end;
+  while (digit(end) || (end < text.size() && text[end] == '_' && (end > at || underscore_first) && digit(end + 1)))
+    ++end;
   return end;
 }
 
@@ -55,7 +56,9 @@ class Lexer {
  private:
   enum class Tag { raw, comment, block, variable };
 
-  bool has(size_t at, std::string_view expected) const { return text_.substr(std::min(at, text_.size()), expected.size()) == expected; }
+  bool has(size_t at, std::string_view expected) const {
+    return text_.substr(std::min(at, text_.size()), expected.size()) == expected;
+  }
 
   size_t skip_space(size_t at) const {
     while (at < text_.size()) {
@@ -79,18 +82,23 @@ class Lexer {
     return here_;
   }
 
-  void add(TokenKind kind, size_t offset, std::string text) { tokens_.push_back({kind, position(offset), std::move(text)}); }
+  void add(TokenKind kind, size_t offset, std::string text) {
+    tokens_.push_back({kind, position(offset), std::move(text)});
+  }
   Error error(size_t offset, std::string message) { return syntax_error(where_, position(offset), std::move(message)); }
 
-  /// Where "{% name %}" at `at`, its signs and spaces included, ends; nothing if that is not there. `trim` also takes the
-  /// newline after it, and allows "+%}".
+  /// Where "{% name %}" at `at`, its signs and spaces included, ends; nothing if that is not there. `trim` also takes
+  /// the newline after it, and allows "+%}".
   std::optional<size_t> match_bare_tag(size_t at, std::string_view name, bool trim) const {
     at += 2;
     if (has(at, "-") || has(at, "+")) ++at;
     at = skip_space(at);
     if (!has(at, name)) return std::nullopt;
     at = skip_space(at + name.size());
-    return trim ? match_block_end(at) : has(at, "-%}") ? std::optional(skip_space(at + 3)) : has(at, "%}") ? std::optional(at + 2) : std::nullopt;
+    return trim             ? match_block_end(at)
+           : has(at, "-%}") ? std::optional(skip_space(at + 3))
+           : has(at, "%}")  ? std::optional(at + 2)
+                            : std::nullopt;
   }
 
   std::optional<size_t> match_end(size_t at, std::string_view close) const {
@@ -136,7 +144,8 @@ class Lexer {
       return {};
     }
     const std::optional<size_t> raw = has(open, "{%") ? match_bare_tag(open, "raw", false) : std::nullopt;
-    const char sign = open + 2 < text_.size() && (text_[open + 2] == '-' || text_[open + 2] == '+') ? text_[open + 2] : ' ';
+    const char sign =
+        open + 2 < text_.size() && (text_[open + 2] == '-' || text_[open + 2] == '+') ? text_[open + 2] : ' ';
     const bool variable = has(open, "{{");
     add_data(begin, open, sign, variable);
     at_ = raw ? *raw : open + (sign == ' ' ? 2 : 3);
@@ -245,8 +254,9 @@ class Lexer {
   }
 
   Result<void> lex_symbol(std::string& closers) {
-    static constexpr std::string_view kSymbols[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
-                                                    "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
+    static constexpr std::string_view kSymbols[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
+                                                    "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
+                                                    ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
     const auto* symbol = std::ranges::find_if(kSymbols, [&](std::string_view s) { return has(at_, s); });
     if (symbol == std::end(kSymbols)) {
       const size_t bytes = unicode::decode(text_, at_).bytes;
@@ -257,7 +267,8 @@ class Lexer {
       closers.push_back(first == '(' ? ')' : first == '[' ? ']' : '}');
     } else if (first == ')' || first == ']' || first == '}') {
       if (closers.empty()) return error(at_, fmt::format("unexpected '{}'", first));
-      if (closers.back() != first) return error(at_, fmt::format("unexpected '{}', expected '{}'", first, closers.back()));
+      if (closers.back() != first)
+        return error(at_, fmt::format("unexpected '{}', expected '{}'", first, closers.back()));
       closers.pop_back();
     }
     add(TokenKind::symbol, at_, std::string(*symbol));
@@ -291,25 +302,32 @@ class Lexer {
       static constexpr std::string_view kMeanings = "\\'\"\a\b\f\n\r\t\v";
       if (next.code >= 0x80) {
         // jinja2 escapes such a character on its way, and the backslash before it then escapes that escape.
-        out += '\\' + fmt::format(fmt::runtime(next.code <= 0xFF ? "x{:02x}" : next.code <= 0xFFFF ? "u{:04x}" : "U{:08x}"), static_cast<uint32_t>(next.code));
+        out += '\\' + fmt::format(fmt::runtime(next.code <= 0xFF     ? "x{:02x}"
+                                               : next.code <= 0xFFFF ? "u{:04x}"
+                                                                     : "U{:08x}"),
+                                  static_cast<uint32_t>(next.code));
       } else if (const size_t letter = kLetters.find(static_cast<char>(next.code)); letter != std::string_view::npos) {
         if (letter < kMeanings.size()) out.push_back(kMeanings[letter]);
       } else if (next.code >= '0' && next.code <= '7') {
         char32_t code = next.code - '0';
-        for (int more = 0; more < 2 && i < end && text_[i] >= '0' && text_[i] <= '7'; ++more) code = code * 8 + static_cast<char32_t>(text_[i++] - '0');
+        for (int more = 0; more < 2 && i < end && text_[i] >= '0' && text_[i] <= '7'; ++more)
+          code = code * 8 + static_cast<char32_t>(text_[i++] - '0');
         unicode::encode(code, out);
       } else if (next.code == 'x' || next.code == 'u' || next.code == 'U') {
         const size_t digits = next.code == 'x' ? 2 : next.code == 'u' ? 4 : 8;
         const size_t stop = skip_digits(text_.substr(0, std::min(end, i + digits)), i, 16, false);
         const std::string hex(text_.substr(i, digits));
-        if (stop != i + digits || hex.find('_') != std::string::npos) return error(escape, fmt::format("\\{} needs {} hexadecimal digits", static_cast<char>(next.code), digits));
+        if (stop != i + digits || hex.find('_') != std::string::npos)
+          return error(escape, fmt::format("\\{} needs {} hexadecimal digits", static_cast<char>(next.code), digits));
         const unsigned long code = std::stoul(hex, nullptr, 16);
-        if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return error(escape, fmt::format("\\{}{} is not a character", static_cast<char>(next.code), hex));
+        if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+          return error(escape, fmt::format("\\{}{} is not a character", static_cast<char>(next.code), hex));
         unicode::encode(static_cast<char32_t>(code), out);
         i = stop;
       } else if (next.code == 'N') {
         const size_t close = text_.find('}', i);
-        const char32_t code = has(i, "{") && close < end ? unicode::by_name(std::string(text_.substr(i + 1, close - i - 1))) : 0;
+        const char32_t code =
+            has(i, "{") && close < end ? unicode::by_name(std::string(text_.substr(i + 1, close - i - 1))) : 0;
         if (code == 0) return error(escape, "\\N needs the name of a character in braces");
         unicode::encode(code, out);
         i = close + 1;
@@ -338,7 +356,8 @@ Error syntax_error(std::string_view where, Position at, std::string message) {
 
 Result<std::vector<Token>> tokenize(std::string_view source, std::string_view where) {
   if (source.size() > kSourceBytesMax) {
-    return make_error(ErrorCode::too_large, where, "the template has {} bytes, more than {}", source.size(), kSourceBytesMax);
+    return make_error(ErrorCode::too_large, where, "the template has {} bytes, more than {}", source.size(),
+                      kSourceBytesMax);
   }
   if (size_t bad = 0; !unicode::is_utf8(source, &bad)) {
     return make_error(ErrorCode::invalid_argument, where, "the template is not UTF-8 at byte {}", bad);

@@ -12,7 +12,9 @@
 namespace keye::text {
 namespace {
 
-Result<Value> like(Interpreter& interpreter, const Value& self, Marked text) { return interpreter.string(std::move(text), self.string().markup); }
+Result<Value> like(Interpreter& interpreter, const Value& self, Marked text) {
+  return interpreter.string(std::move(text), self.string().markup);
+}
 
 Result<Value> like_all(Interpreter& interpreter, const Value& self, std::vector<Marked> parts) {
   Values items;
@@ -79,7 +81,9 @@ Result<Value> count_text(Interpreter& interpreter, const Value& self, Arguments&
   const std::string_view text = std::string_view(self.text()).substr(part.begin, part.bytes);
   if (wanted->empty()) return Value(count_characters(text) + 1);
   int64_t count = 0;
-  for (size_t at = text.find(wanted->text); at != std::string_view::npos; at = text.find(wanted->text, at + wanted->size())) ++count;
+  for (size_t at = text.find(wanted->text); at != std::string_view::npos;
+       at = text.find(wanted->text, at + wanted->size()))
+    ++count;
   return Value(count);
 }
 
@@ -99,7 +103,8 @@ Result<Value> has_affix(Interpreter& interpreter, const Value& self, Arguments& 
 template <bool left, bool right>
 Result<Value> strip_text(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   const Value& characters = arguments.positional[0];
-  if (characters.is(Kind::missing) || characters.is(Kind::none)) return like(interpreter, self, strip(self.marked(), nullptr, left, right));
+  if (characters.is(Kind::missing) || characters.is(Kind::none))
+    return like(interpreter, self, strip(self.marked(), nullptr, left, right));
   KEYE_TRY(const Marked* set, text_argument(characters, "the characters to strip"));
   return like(interpreter, self, strip(self.marked(), &set->text, left, right));
 }
@@ -107,8 +112,10 @@ Result<Value> strip_text(Interpreter& interpreter, const Value& self, Arguments&
 template <bool from_right>
 Result<Value> split_text(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   const Value& separator = arguments.positional[0];
-  KEYE_TRY(const int64_t most, arguments.positional[1].is(Kind::missing) ? int64_t{-1} : interpreter.index(arguments.positional[1]));
-  if (separator.is(Kind::missing) || separator.is(Kind::none)) return like_all(interpreter, self, split_space(self.marked(), most, from_right));
+  KEYE_TRY(const int64_t most,
+           arguments.positional[1].is(Kind::missing) ? int64_t{-1} : interpreter.index(arguments.positional[1]));
+  if (separator.is(Kind::missing) || separator.is(Kind::none))
+    return like_all(interpreter, self, split_space(self.marked(), most, from_right));
   KEYE_TRY(const Marked* at, text_argument(separator, "a separator"));
   if (at->empty()) return failure("a separator cannot be empty");
   return like_all(interpreter, self, split_at(self.marked(), at->text, most, from_right));
@@ -127,11 +134,11 @@ Result<Value> partition_text(Interpreter& interpreter, const Value& self, Argume
   } else {
     const size_t after = found + separator->size();
     parts[0] = text.slice(0, found);
-    // CPython hands out the separator that was given.
-    parts[1] = *separator;
+    parts[1] = text.slice(found, separator->size());
     parts[2] = text.slice(after, text.size() - after);
   }
-  return interpreter.tuple({Value(std::move(parts[0]), markup), Value(std::move(parts[1]), markup), Value(std::move(parts[2]), markup)});
+  return interpreter.tuple(
+      {Value(std::move(parts[0]), markup), Value(std::move(parts[1]), markup), Value(std::move(parts[2]), markup)});
 }
 
 Result<Value> join_text(Interpreter& interpreter, const Value& self, Arguments& arguments) {
@@ -153,9 +160,15 @@ Result<Value> join_text(Interpreter& interpreter, const Value& self, Arguments& 
 
 Result<Value> replace_in_text(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   KEYE_TRY(const Marked* from, text_argument(arguments.positional[0], "what is replaced"));
-  KEYE_TRY(const Marked* to, text_argument(arguments.positional[1], "a replacement"));
-  KEYE_TRY(const int64_t most, arguments.positional[2].is(Kind::missing) ? int64_t{-1} : interpreter.index(arguments.positional[2]));
-  const Marked replacement = self.string().markup ? escaped(arguments.positional[1]) : *to;
+  KEYE_TRY(const int64_t most,
+           arguments.positional[2].is(Kind::missing) ? int64_t{-1} : interpreter.index(arguments.positional[2]));
+  Marked replacement;
+  if (self.string().markup) {
+    KEYE_TRY(replacement, escape_value(interpreter, arguments.positional[1]));
+  } else {
+    KEYE_TRY(const Marked* to, text_argument(arguments.positional[1], "a replacement"));
+    replacement = *to;
+  }
   KEYE_TRY(Marked out, replace_text(interpreter, self.marked(), *from, replacement, most));
   return like(interpreter, self, std::move(out));
 }
@@ -174,7 +187,8 @@ Result<Value> justify(Interpreter& interpreter, const Value& self, Arguments& ar
     // str.center puts the odd one on the left if the width is odd too.
     const int64_t missing = width - string.length;
     const int64_t left = missing / 2 + (missing & width & 1);
-    KEYE_TRY(const Marked half, pad(interpreter, string.bytes, string.length, string.length + left, fill, Align::right));
+    KEYE_TRY(const Marked half,
+             pad(interpreter, string.bytes, string.length, string.length + left, fill, Align::right));
     KEYE_TRY(Marked whole, pad(interpreter, half, string.length + left, width, fill, Align::left));
     return like(interpreter, self, std::move(whole));
   }
@@ -203,7 +217,8 @@ Result<Value> expand_tabs(Interpreter& interpreter, const Value& self, Arguments
     const char c = text.text[at];
     if (c == '\t') {
       const int64_t spaces = size > 0 ? size - column % size : 0;
-      if (static_cast<uint64_t>(spaces) > interpreter.limits().string_bytes_max) KEYE_TRY_VOID(interpreter.check_bytes(SIZE_MAX));
+      if (static_cast<uint64_t>(spaces) > interpreter.limits().string_bytes_max)
+        KEYE_TRY_VOID(interpreter.check_bytes(SIZE_MAX));
       out.append(std::string(static_cast<size_t>(spaces), ' '), text.origin_at(at));
       column += spaces;
     } else {
@@ -251,7 +266,8 @@ Result<Value> is_identifier(Interpreter&, const Value& self, Arguments&) {
   const std::string& text = self.text();
   for (size_t at = 0; at < text.size();) {
     const unicode::Decoded here = unicode::decode(text, at);
-    if (!(at == 0 ? unicode::is_identifier_start(here.code) : unicode::is_identifier_part(here.code))) return Value(false);
+    if (!(at == 0 ? unicode::is_identifier_start(here.code) : unicode::is_identifier_part(here.code)))
+      return Value(false);
     at += here.bytes;
   }
   return Value(!text.empty());
@@ -265,7 +281,10 @@ constexpr Builtin kTextMethods[] = {
     {"endswith", "suffix,start?,end?", false, has_affix<true>},
     {"expandtabs", "tabsize?", true, expand_tabs},
     {"find", "sub,start?,end?", false, find_text<false, false>},
-    {"format", "*", true, [](Interpreter& interpreter, const Value& self, Arguments& arguments) { return format_braces(interpreter, self, arguments); }},
+    {"format", "*", true,
+     [](Interpreter& interpreter, const Value& self, Arguments& arguments) {
+       return format_braces(interpreter, self, arguments);
+     }},
     {"format_map", "mapping", false,
      [](Interpreter& interpreter, const Value& self, Arguments& arguments) -> Result<Value> {
        const Value& mapping = arguments.positional[0];
@@ -279,7 +298,8 @@ constexpr Builtin kTextMethods[] = {
     {"index", "sub,start?,end?", false, find_text<false, true>},
     {"isalnum", "", false, all_characters<unicode::is_alnum>},
     {"isalpha", "", false, all_characters<unicode::is_alpha>},
-    {"isascii", "", false, [](Interpreter&, const Value& self, Arguments&) -> Result<Value> { return Value(self.string().ascii()); }},
+    {"isascii", "", false,
+     [](Interpreter&, const Value& self, Arguments&) -> Result<Value> { return Value(self.string().ascii()); }},
     {"isdecimal", "", false, all_characters<unicode::is_decimal>},
     {"isdigit", "", false, all_characters<unicode::is_digit>},
     {"isidentifier", "", false, is_identifier},
@@ -310,7 +330,7 @@ constexpr Builtin kTextMethods[] = {
     {"split", "sep?,maxsplit?", true, split_text<false>},
     {"splitlines", "keepends?", true,
      [](Interpreter& interpreter, const Value& self, Arguments& arguments) -> Result<Value> {
-       KEYE_TRY(const bool keep, flag(interpreter, arguments.positional[0]));
+       KEYE_TRY(const bool keep, integer_flag(interpreter, arguments.positional[0]));
        return like_all(interpreter, self, split_lines(self.marked(), keep));
      }},
     {"startswith", "prefix,start?,end?", false, has_affix<false>},
@@ -332,7 +352,8 @@ Result<Value> count_items(Interpreter& interpreter, const Value& self, Arguments
 
 Result<Value> index_of(Interpreter& interpreter, const Value& self, Arguments& arguments) {
   const auto size = static_cast<int64_t>(self.items().size());
-  KEYE_TRY(int64_t start, arguments.positional[1].is(Kind::missing) ? int64_t{0} : interpreter.index(arguments.positional[1]));
+  KEYE_TRY(int64_t start,
+           arguments.positional[1].is(Kind::missing) ? int64_t{0} : interpreter.index(arguments.positional[1]));
   KEYE_TRY(int64_t end, arguments.positional[2].is(Kind::missing) ? size : interpreter.index(arguments.positional[2]));
   if (start < 0) start = std::max<int64_t>(start + size, 0);
   if (end < 0) end = std::max<int64_t>(end + size, 0);
@@ -343,8 +364,11 @@ Result<Value> index_of(Interpreter& interpreter, const Value& self, Arguments& a
   return failure("the item searched for is not there");
 }
 
-constexpr Builtin kSequenceMethods[] = {{"count", "value", false, count_items}, {"index", "value,start?,stop?", false, index_of}};
-constexpr Builtin kListCopy = {"copy", "", false, [](Interpreter& interpreter, const Value& self, Arguments&) { return interpreter.list(self.items()); }};
+constexpr Builtin kSequenceMethods[] = {{"count", "value", false, count_items},
+                                        {"index", "value,start?,stop?", false, index_of}};
+constexpr Builtin kListCopy = {"copy", "", false, [](Interpreter& interpreter, const Value& self, Arguments&) {
+                                 return interpreter.list(self.items());
+                               }};
 
 template <DictView::Part part>
 Result<Value> view(Interpreter&, const Value& self, Arguments&) {
@@ -354,19 +378,24 @@ Result<Value> view(Interpreter&, const Value& self, Arguments&) {
 constexpr Builtin kDictMethods[] = {
     {"get", "key,default?", false,
      [](Interpreter& interpreter, const Value& self, Arguments& arguments) -> Result<Value> {
-       KEYE_TRY_VOID(interpreter.require_hashable(arguments.positional[0]));
-       if (const Value* found = self.dict().find(arguments.positional[0])) return *found;
+       if (const Value& key = arguments.positional[0]; !is_hashable_object(key)) {
+         KEYE_TRY_VOID(interpreter.require_hashable(key));
+         if (const Value* found = self.dict().find(key)) return *found;
+       }
        return arguments.positional[1].is(Kind::missing) ? Value::none() : arguments.positional[1];
      }},
     {"items", "", false, view<DictView::Part::items>},
     {"keys", "", false, view<DictView::Part::keys>},
     {"values", "", false, view<DictView::Part::values>},
-    {"copy", "", false, [](Interpreter& interpreter, const Value& self, Arguments&) { return interpreter.dict(self.dict()); }},
+    {"copy", "", false,
+     [](Interpreter& interpreter, const Value& self, Arguments&) { return interpreter.dict(self.dict()); }},
 };
 
 constexpr Builtin kFloatMethods[] = {
     {"is_integer", "", false,
-     [](Interpreter&, const Value& self, Arguments&) -> Result<Value> { return Value(compare_numbers(self, Value(std::trunc(self.real()))) == 0); }},
+     [](Interpreter&, const Value& self, Arguments&) -> Result<Value> {
+       return Value(compare_numbers(self, Value(std::trunc(self.real()))) == 0);
+     }},
 };
 
 const Builtin* find_in(std::span<const Builtin> methods, std::string_view name) {
@@ -374,7 +403,9 @@ const Builtin* find_in(std::span<const Builtin> methods, std::string_view name) 
   return found == methods.end() ? nullptr : &*found;
 }
 
-bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) { return std::ranges::find(names, name) != names.end(); }
+bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::ranges::find(names, name) != names.end();
+}
 
 }  // namespace
 
@@ -382,28 +413,45 @@ MethodLookup find_method(const Value& self, std::string_view name) {
   switch (self.kind()) {
     case Kind::string:
       return {find_in(kTextMethods, name), false,
-              is_one_of(name, {"encode", "translate", "maketrans"}) || (self.string().markup && is_one_of(name, {"striptags", "unescape", "escape"}))};
+              is_one_of(name, {"encode", "translate", "maketrans"}) ||
+                  (self.string().markup && is_one_of(name, {"striptags", "unescape", "escape"}))};
     case Kind::list:
       if (name == "copy") return {&kListCopy, false, false};
-      return {find_in(kSequenceMethods, name), is_one_of(name, {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"}), false};
-    case Kind::tuple: return {find_in(kSequenceMethods, name), false, false};
-    case Kind::dict: return {find_in(kDictMethods, name), is_one_of(name, {"clear", "pop", "popitem", "setdefault", "update"}), name == "fromkeys"};
-    case Kind::real: return {find_in(kFloatMethods, name), false, is_one_of(name, {"hex", "fromhex", "conjugate", "as_integer_ratio"})};
+      return {find_in(kSequenceMethods, name),
+              is_one_of(name, {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"}), false};
+    case Kind::tuple:
+      return {find_in(kSequenceMethods, name), false, false};
+    case Kind::dict:
+      return {find_in(kDictMethods, name), is_one_of(name, {"clear", "pop", "popitem", "setdefault", "update"}),
+              name == "fromkeys"};
+    case Kind::real:
+      return {find_in(kFloatMethods, name), false,
+              is_one_of(name, {"hex", "fromhex", "conjugate", "as_integer_ratio"})};
     case Kind::boolean:
     case Kind::integer:
     case Kind::big_integer:
-      return {nullptr, false, is_one_of(name, {"bit_length", "bit_count", "conjugate", "as_integer_ratio", "to_bytes", "from_bytes"})};
+      return {nullptr, false,
+              is_one_of(name, {"bit_length", "bit_count", "conjugate", "as_integer_ratio", "to_bytes", "from_bytes"})};
     case Kind::object: {
       const std::string_view type = type_name(self);
-      return {nullptr, false, (type == "range" && is_one_of(name, {"count", "index"})) || (type.starts_with("dict_") && is_one_of(name, {"isdisjoint", "mapping"}))};
+      return {nullptr, false,
+              (type == "range" && is_one_of(name, {"count", "index"})) ||
+                  (type.starts_with("dict_") && is_one_of(name, {"isdisjoint", "mapping"}))};
     }
-    default: return {};
+    default:
+      return {};
   }
 }
 
 Result<bool> flag(Interpreter& interpreter, const Value& argument, bool otherwise) {
   if (argument.is(Kind::missing)) return otherwise;
   return interpreter.truthy(argument);
+}
+
+Result<bool> integer_flag(Interpreter& interpreter, const Value& argument) {
+  if (argument.is(Kind::missing)) return false;
+  KEYE_TRY(const int64_t given, interpreter.index(argument));
+  return given != 0;
 }
 
 Result<int64_t> number(Interpreter& interpreter, const Value& argument, int64_t otherwise) {

@@ -1,14 +1,16 @@
 #include "text/template/objects.h"
 
-#include "text/template/text_ops.h"
 #include "text/template/characters.h"
+#include "text/template/text_ops.h"
 
 namespace keye::text {
 namespace {
 
 /// How many numbers range(start, stop, step) has.
 int64_t range_size(int64_t start, int64_t stop, int64_t step) {
-  const auto distance = [](int64_t low, int64_t high) { return static_cast<uint64_t>(high) - static_cast<uint64_t>(low); };
+  const auto distance = [](int64_t low, int64_t high) {
+    return static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
+  };
   uint64_t count = 0;
   if (step > 0 && start < stop) count = (distance(start, stop) - 1) / static_cast<uint64_t>(step) + 1;
   if (step < 0 && stop < start) count = (distance(stop, start) - 1) / (~static_cast<uint64_t>(step) + 1) + 1;
@@ -17,7 +19,9 @@ int64_t range_size(int64_t start, int64_t stop, int64_t step) {
 
 constexpr Builtin kLoopMethods[] = {
     {"cycle", "*", false,
-     [](Interpreter&, const Value& self, Arguments& arguments) -> Result<Value> { return self.as<LoopContext>()->cycle(arguments.positional); }},
+     [](Interpreter&, const Value& self, Arguments& arguments) -> Result<Value> {
+       return self.as<LoopContext>()->cycle(arguments.positional);
+     }},
     {"changed", "*", false,
      [](Interpreter& interpreter, const Value& self, Arguments& arguments) -> Result<Value> {
        KEYE_TRY(const bool changed, self.as<LoopContext>()->changed(interpreter, arguments.positional));
@@ -26,7 +30,8 @@ constexpr Builtin kLoopMethods[] = {
 };
 
 constexpr Builtin kCyclerMethods[] = {
-    {"next", "", false, [](Interpreter&, const Value& self, Arguments&) -> Result<Value> { return self.as<Cycler>()->next(); }},
+    {"next", "", false,
+     [](Interpreter&, const Value& self, Arguments&) -> Result<Value> { return self.as<Cycler>()->next(); }},
     {"reset", "", false,
      [](Interpreter&, const Value& self, Arguments&) -> Result<Value> {
        self.as<Cycler>()->reset();
@@ -34,17 +39,17 @@ constexpr Builtin kCyclerMethods[] = {
      }},
 };
 
-constexpr Builtin kFromKeys = {
-    "fromkeys", "iterable,value?", false, [](Interpreter& interpreter, const Value&, Arguments& arguments) -> Result<Value> {
-      KEYE_TRY(const Values keys, interpreter.collect(arguments.positional[0]));
-      const Value& value = arguments.positional[1];
-      Dict dict;
-      for (const Value& key : keys) {
-        KEYE_TRY_VOID(interpreter.require_hashable(key));
-        dict.set(key, value.is(Kind::missing) ? Value::none() : value);
-      }
-      return interpreter.dict(std::move(dict));
-    }};
+constexpr Builtin kFromKeys = {"fromkeys", "iterable,value?", false,
+                               [](Interpreter& interpreter, const Value&, Arguments& arguments) -> Result<Value> {
+                                 KEYE_TRY(const Values keys, interpreter.collect(arguments.positional[0]));
+                                 const Value& value = arguments.positional[1];
+                                 Dict dict;
+                                 for (const Value& key : keys) {
+                                   KEYE_TRY_VOID(interpreter.require_hashable(key));
+                                   dict.set(key, value.is(Kind::missing) ? Value::none() : value);
+                                 }
+                                 return interpreter.dict(std::move(dict));
+                               }};
 
 /// An object of its own that shares ownership of `object`.
 Value method_of(std::shared_ptr<Object> object, const Builtin& method) {
@@ -52,6 +57,11 @@ Value method_of(std::shared_ptr<Object> object, const Builtin& method) {
 }
 
 }  // namespace
+
+bool is_hashable_object(const Value& value) {
+  const auto* view = value.as<DictView>();
+  return value.is(Kind::object) && (view == nullptr || view->part() == DictView::Part::values);
+}
 
 PlainIterator::PlainIterator(Value source, bool reversed) : source_(std::move(source)), reversed_(reversed) {
   if (reversed && source_.is_string()) byte_ = source_.marked().size();
@@ -65,8 +75,10 @@ Result<std::optional<Value>> PlainIterator::next(Interpreter& interpreter) {
   ++at_;
   switch (source_.kind()) {
     case Kind::list:
-    case Kind::tuple: return std::optional(source_.items()[index]);
-    case Kind::dict: return std::optional(source_.dict().items()[index].key);
+    case Kind::tuple:
+      return std::optional(source_.items()[index]);
+    case Kind::dict:
+      return std::optional(source_.dict().items()[index].key);
     case Kind::string: {
       const Marked& text = source_.marked();
       const size_t begin = reversed_ ? unicode::previous(text.text, byte_) : byte_;
@@ -74,14 +86,16 @@ Result<std::optional<Value>> PlainIterator::next(Interpreter& interpreter) {
       byte_ = reversed_ ? begin : begin + bytes;
       return std::optional(Value(text.slice(begin, bytes)));
     }
-    default: break;
+    default:
+      break;
   }
   if (const auto* range = source_.as<Range>()) return std::optional(Value(range->at(static_cast<int64_t>(index))));
   if (const auto* view = source_.as<DictView>()) return std::optional(view->at(index));
   return std::optional<Value>();
 }
 
-Range::Range(int64_t start, int64_t stop, int64_t step) : start_(start), stop_(stop), step_(step), size_(range_size(start, stop, step)) {}
+Range::Range(int64_t start, int64_t stop, int64_t step)
+    : start_(start), stop_(stop), step_(step), size_(range_size(start, stop, step)) {}
 
 bool Range::contains(int64_t value) const {
   if (size_ == 0) return false;
@@ -173,7 +187,9 @@ Result<Value> Macro::attribute(Interpreter&, std::string_view name) {
   return Value::missing();
 }
 
-Result<Value> Macro::call(Interpreter& interpreter, Arguments arguments) { return interpreter.call_macro(*this, std::move(arguments)); }
+Result<Value> Macro::call(Interpreter& interpreter, Arguments arguments) {
+  return interpreter.call_macro(*this, std::move(arguments));
+}
 
 Result<std::optional<Value>> LoopContext::advance(Interpreter& interpreter) {
   std::optional<Value> item = std::move(after_);

@@ -20,6 +20,9 @@ class TemplateObject : public Object {
   virtual Result<Value> call(Interpreter&, Arguments) { return failure("a {} cannot be called", type_name()); }
 };
 
+/// Whether Python could look the object up in a dict, where it never is: keys that are objects are not supported.
+bool is_hashable_object(const Value& value);
+
 /// A sequence that is made while it is used, once; Python's generators and iterators.
 class Iterator : public TemplateObject {
  public:
@@ -28,7 +31,8 @@ class Iterator : public TemplateObject {
   std::string_view type_name() const override { return "generator"; }
 };
 
-/// Over what is there already: the items of a list, the characters of a string, the keys of a dict, the numbers of a range.
+/// Over what is there already: the items of a list, the characters of a string, the keys of a dict, the numbers of a
+/// range.
 class PlainIterator final : public Iterator {
  public:
   explicit PlainIterator(Value source, bool reversed = false);
@@ -132,7 +136,8 @@ class FunctionObject final : public TemplateObject {
 
 class Macro final : public TemplateObject {
  public:
-  Macro(const Stmt& definition, std::shared_ptr<Activation> closure_) : stmt(definition), closure(std::move(closure_)) {}
+  Macro(const Stmt& definition, std::shared_ptr<Activation> closure_)
+      : stmt(definition), closure(std::move(closure_)) {}
   std::string_view type_name() const override { return "Macro"; }
   Result<void> write_repr(ReprWriter& writer) const override;
   Result<Value> attribute(Interpreter& interpreter, std::string_view name) override;
@@ -147,8 +152,13 @@ class Macro final : public TemplateObject {
 class LoopContext final : public TemplateObject, public std::enable_shared_from_this<LoopContext> {
  public:
   /// `closure` is set for recursive loops.
-  LoopContext(const Stmt& stmt, Value iterable, std::shared_ptr<Iterator> source, std::shared_ptr<Activation> closure, int depth)
-      : stmt_(stmt), iterable_(std::move(iterable)), source_(std::move(source)), closure_(std::move(closure)), depth_(depth) {}
+  LoopContext(const Stmt& stmt, Value iterable, std::shared_ptr<Iterator> source, std::shared_ptr<Activation> closure,
+              int depth)
+      : stmt_(stmt),
+        iterable_(std::move(iterable)),
+        source_(std::move(source)),
+        closure_(std::move(closure)),
+        depth_(depth) {}
 
   Result<std::optional<Value>> advance(Interpreter& interpreter);
   Result<int64_t> length(Interpreter& interpreter);

@@ -15,10 +15,14 @@ constexpr int kNan = 2;  // compare_numbers: no order
 
 bool holds(CompareOp op, int order) {
   switch (op) {
-    case CompareOp::less: return order == -1;
-    case CompareOp::less_equal: return order == -1 || order == 0;
-    case CompareOp::greater: return order == 1;
-    default: return order == 1 || order == 0;
+    case CompareOp::less:
+      return order == -1;
+    case CompareOp::less_equal:
+      return order == -1 || order == 0;
+    case CompareOp::greater:
+      return order == 1;
+    default:
+      return order == 1 || order == 0;
   }
 }
 
@@ -26,13 +30,20 @@ Error overflow() { return failure("the result is an integer beyond 64 bits, whic
 
 std::string_view symbol(ExprKind op) {
   switch (op) {
-    case ExprKind::add: return "+";
-    case ExprKind::subtract: return "-";
-    case ExprKind::multiply: return "*";
-    case ExprKind::divide: return "/";
-    case ExprKind::floor_divide: return "//";
-    case ExprKind::modulo: return "%";
-    default: return "**";
+    case ExprKind::add:
+      return "+";
+    case ExprKind::subtract:
+      return "-";
+    case ExprKind::multiply:
+      return "*";
+    case ExprKind::divide:
+      return "/";
+    case ExprKind::floor_divide:
+      return "//";
+    case ExprKind::modulo:
+      return "%";
+    default:
+      return "**";
   }
 }
 
@@ -52,23 +63,29 @@ Result<Value> real_power(double base, double exponent) {
     return failure("a negative number to a fractional power is a complex number, which is not supported");
   }
   const double result = std::pow(base, exponent);
-  if (std::isinf(result) && std::isfinite(base) && std::isfinite(exponent)) return failure("the result is beyond the range of floats");
+  if (std::isinf(result) && std::isfinite(base) && std::isfinite(exponent))
+    return failure("the result is beyond the range of floats");
   return Value(result);
 }
 
 Result<Value> integer_arithmetic(ExprKind op, int64_t a, int64_t b) {
   int64_t result = 0;
   switch (op) {
-    case ExprKind::add: return __builtin_add_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
-    case ExprKind::subtract: return __builtin_sub_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
-    case ExprKind::multiply: return __builtin_mul_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
+    case ExprKind::add:
+      return __builtin_add_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
+    case ExprKind::subtract:
+      return __builtin_sub_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
+    case ExprKind::multiply:
+      return __builtin_mul_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
     case ExprKind::power:
       if (b >= 0) return integer_power(a, b);
       return real_power(static_cast<double>(a), static_cast<double>(b));
-    default: break;
+    default:
+      break;
   }
   if (b == 0) return failure("division by zero");
-  if (op == ExprKind::divide) return Value(static_cast<double>(static_cast<long double>(a) / static_cast<long double>(b)));
+  if (op == ExprKind::divide)
+    return Value(static_cast<double>(static_cast<long double>(a) / static_cast<long double>(b)));
   if (b == -1) return op == ExprKind::modulo ? Result<Value>(Value(0)) : integer_arithmetic(ExprKind::subtract, 0, a);
   const bool adjust = a % b != 0 && (a < 0) != (b < 0);
   return op == ExprKind::modulo ? Value(a % b + (adjust ? b : 0)) : Value(a / b - (adjust ? 1 : 0));
@@ -76,11 +93,16 @@ Result<Value> integer_arithmetic(ExprKind op, int64_t a, int64_t b) {
 
 Result<Value> real_arithmetic(ExprKind op, double a, double b) {
   switch (op) {
-    case ExprKind::add: return Value(a + b);
-    case ExprKind::subtract: return Value(a - b);
-    case ExprKind::multiply: return Value(a * b);
-    case ExprKind::power: return real_power(a, b);
-    default: break;
+    case ExprKind::add:
+      return Value(a + b);
+    case ExprKind::subtract:
+      return Value(a - b);
+    case ExprKind::multiply:
+      return Value(a * b);
+    case ExprKind::power:
+      return real_power(a, b);
+    default:
+      break;
   }
   if (b == 0) return failure("division by zero");
   if (op == ExprKind::divide) return Value(a / b);
@@ -152,25 +174,33 @@ bool Interpreter::has_length(const Value& value) const {
     case Kind::string:
     case Kind::list:
     case Kind::tuple:
-    case Kind::dict: return true;
-    case Kind::object: return value.as<Range>() != nullptr || value.as<DictView>() != nullptr || value.as<LoopContext>() != nullptr;
-    default: return false;
+    case Kind::dict:
+      return true;
+    case Kind::object:
+      return value.as<Range>() != nullptr || value.as<DictView>() != nullptr || value.as<LoopContext>() != nullptr;
+    default:
+      return false;
   }
 }
 
 Result<int64_t> Interpreter::length(const Value& value) {
   switch (value.kind()) {
-    case Kind::undefined: return int64_t{0};
-    case Kind::string: return value.string().length;
+    case Kind::undefined:
+      return int64_t{0};
+    case Kind::string:
+      return value.string().length;
     case Kind::list:
-    case Kind::tuple: return static_cast<int64_t>(value.items().size());
-    case Kind::dict: return static_cast<int64_t>(value.dict().size());
+    case Kind::tuple:
+      return static_cast<int64_t>(value.items().size());
+    case Kind::dict:
+      return static_cast<int64_t>(value.dict().size());
     case Kind::object:
       if (auto* range = value.as<Range>()) return range->size();
       if (auto* view = value.as<DictView>()) return static_cast<int64_t>(view->dict().size());
       if (auto* loop = value.as<LoopContext>()) return loop->length(*this);
       [[fallthrough]];
-    default: return failure("a value of type {} has no length", text::type_name(value));
+    default:
+      return failure("a value of type {} has no length", text::type_name(value));
   }
 }
 
@@ -208,10 +238,15 @@ Result<Values> Interpreter::collect(const Value& value) {
 Result<int64_t> Interpreter::index(const Value& value) const {
   if (value.is_integral()) return value.integer();
   if (value.is(Kind::undefined)) return undefined_error(value);
-  return failure("expected an integer, found {}", value.is(Kind::big_integer) ? "one beyond 64 bits" : text::type_name(value));
+  return failure("expected an integer, found {}",
+                 value.is(Kind::big_integer) ? "one beyond 64 bits" : text::type_name(value));
 }
 
 Result<void> Interpreter::require_hashable(const Value& value) const {
+  if (is_hashable_object(value)) {
+    return make_error(ErrorCode::unsupported, "", "a value of type {} as a key is not supported",
+                      text::type_name(value));
+  }
   if (!Dict::hashable(value)) return failure("a value of type {} cannot be a key", text::type_name(value));
   return {};
 }
@@ -296,11 +331,14 @@ Result<bool> Interpreter::contains(const Value& container, const Value& item) {
     return container.text().find(item.text()) != std::string::npos;
   }
   if (container.is(Kind::dict)) {
+    if (is_hashable_object(item)) return false;
     KEYE_TRY_VOID(require_hashable(item));
     return container.dict().find(item) != nullptr;
   }
-  if (const auto* range = container.as<Range>(); range != nullptr && item.is_integral()) return range->contains(item.integer());
+  if (const auto* range = container.as<Range>(); range != nullptr && item.is_integral())
+    return range->contains(item.integer());
   if (const auto* view = container.as<DictView>(); view != nullptr && view->part() == DictView::Part::keys) {
+    if (is_hashable_object(item)) return false;
     KEYE_TRY_VOID(require_hashable(item));
     return view->dict().find(item) != nullptr;
   }
@@ -315,17 +353,20 @@ Result<bool> Interpreter::contains(const Value& container, const Value& item) {
 
 Result<bool> Interpreter::compare(CompareOp op, const Value& a, const Value& b) {
   switch (op) {
-    case CompareOp::equal: return equals(a, b);
+    case CompareOp::equal:
+      return equals(a, b);
     case CompareOp::not_equal: {
       KEYE_TRY(const bool same, equals(a, b));
       return !same;
     }
-    case CompareOp::in: return contains(b, a);
+    case CompareOp::in:
+      return contains(b, a);
     case CompareOp::not_in: {
       KEYE_TRY(const bool inside, contains(b, a));
       return !inside;
     }
-    default: return ordered(op, a, b);
+    default:
+      return ordered(op, a, b);
   }
 }
 

@@ -26,7 +26,9 @@ class Parser {
   const Token& current() const { return tokens_[at_]; }
   const Token& next() { return tokens_[at_ + 1 < tokens_.size() ? at_++ : at_]; }
   const Token& look() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
-  static bool is(const Token& token, TokenKind kind, std::string_view text) { return token.kind == kind && token.text == text; }
+  static bool is(const Token& token, TokenKind kind, std::string_view text) {
+    return token.kind == kind && token.text == text;
+  }
   bool is_name(std::string_view name) const { return is(current(), TokenKind::name, name); }
   bool is_symbol(std::string_view symbol) const { return is(current(), TokenKind::symbol, symbol); }
   bool skip_name(std::string_view name) { return is_name(name) && (next(), true); }
@@ -34,17 +36,25 @@ class Parser {
 
   static std::string describe(const Token& token) {
     switch (token.kind) {
-      case TokenKind::data: return "text";
-      case TokenKind::variable_begin: return "\"{{\"";
-      case TokenKind::variable_end: return "\"}}\"";
-      case TokenKind::block_begin: return "\"{%\"";
-      case TokenKind::block_end: return "\"%}\"";
-      case TokenKind::string: return "a string";
+      case TokenKind::data:
+        return "text";
+      case TokenKind::variable_begin:
+        return "\"{{\"";
+      case TokenKind::variable_end:
+        return "\"}}\"";
+      case TokenKind::block_begin:
+        return "\"{%\"";
+      case TokenKind::block_end:
+        return "\"%}\"";
+      case TokenKind::string:
+        return "a string";
       case TokenKind::integer:
       case TokenKind::real:
       case TokenKind::symbol:
-      case TokenKind::name: return "\"" + token.text + "\"";
-      case TokenKind::end: return "the end of the template";
+      case TokenKind::name:
+        return "\"" + token.text + "\"";
+      case TokenKind::end:
+        return "the end of the template";
     }
     return "";
   }
@@ -188,11 +198,13 @@ class Parser {
       KEYE_TRY(stmt.body, parse_whole_body("endgeneration"));
       return stmt;
     }
-    static constexpr std::string_view kRefused[] = {"block", "extends", "include", "import", "from", "autoescape", "do", "trans"};
+    static constexpr std::string_view kRefused[] = {"block", "extends",    "include", "import",
+                                                    "from",  "autoescape", "do",      "trans"};
     Error error = syntax_error(where_, stmt.at, fmt::format("there is no tag \"{}\" here", tag));
     if (std::ranges::find(kRefused, tag) != std::end(kRefused)) {
       error.code = ErrorCode::unsupported;
-      error.message = fmt::format("the tag \"{}\" is not supported: a chat template is one file, without autoescaping", tag);
+      error.message =
+          fmt::format("the tag \"{}\" is not supported: a chat template is one file, without autoescaping", tag);
     }
     return error;
   }
@@ -279,7 +291,8 @@ class Parser {
     KEYE_TRY(stmt.value, parse_expression());
     if (stmt.value->kind != ExprKind::call) return syntax_error(where_, at, "expected a call of a macro");
     for (const auto& [name, value] : stmt.value->arguments->named) {
-      if (name == "caller") return syntax_error(where_, at, "the argument \"caller\" is given by the call block itself");
+      if (name == "caller")
+        return syntax_error(where_, at, "the argument \"caller\" is given by the call block itself");
     }
     KEYE_TRY(stmt.body, parse_whole_body("endcall"));
     return stmt;
@@ -317,7 +330,8 @@ class Parser {
       if (!stmt.parameters.empty()) KEYE_TRY_VOID(expect_symbol(","));
       KEYE_TRY(ExprPtr parameter, parse_name_target());
       parameter->use = NameUse::parameter;
-      if (!seen.insert(parameter->name).second) return fail(fmt::format("the parameter \"{}\" appears twice", parameter->name));
+      if (!seen.insert(parameter->name).second)
+        return fail(fmt::format("the parameter \"{}\" appears twice", parameter->name));
       if (skip_symbol("=")) {
         KEYE_TRY(ExprPtr value, parse_expression());
         stmt.defaults.push_back(std::move(value));
@@ -331,11 +345,11 @@ class Parser {
 
   // Targets of assignments.
   struct TupleRules {
-    bool conditional = true;     // whether "a if b" may appear
-    std::string_view end = {};   // a name that ends the tuple
-    bool simplified = false;     // only names, literals and parentheses
-    bool namespaces = false;     // "a.b" is a namespace's attribute (simplified only)
-    bool parentheses = false;    // in parentheses: may be empty
+    bool conditional = true;    // whether "a if b" may appear
+    std::string_view end = {};  // a name that ends the tuple
+    bool simplified = false;    // only names, literals and parentheses
+    bool namespaces = false;    // "a.b" is a namespace's attribute (simplified only)
+    bool parentheses = false;   // in parentheses: may be empty
   };
 
   static bool is_reserved(std::string_view name) {
@@ -349,7 +363,8 @@ class Parser {
   }
   static bool can_assign(const Expr& expr) {
     if (expr.kind == ExprKind::name || expr.kind == ExprKind::namespace_ref) return true;
-    return expr.kind == ExprKind::tuple && std::ranges::all_of(expr.children, [](const ExprPtr& child) { return can_assign(*child); });
+    return expr.kind == ExprKind::tuple &&
+           std::ranges::all_of(expr.children, [](const ExprPtr& child) { return can_assign(*child); });
   }
 
   Result<ExprPtr> parse_target(TupleRules rules) {
@@ -376,8 +391,8 @@ class Parser {
     bool is_tuple = false;
     while (true) {
       if (!items.empty()) KEYE_TRY_VOID(expect_symbol(","));
-      const bool ends = current().kind == TokenKind::variable_end || current().kind == TokenKind::block_end || is_symbol(")") ||
-                        (!rules.end.empty() && is_name(rules.end));
+      const bool ends = current().kind == TokenKind::variable_end || current().kind == TokenKind::block_end ||
+                        is_symbol(")") || (!rules.end.empty() && is_name(rules.end));
       if (ends) break;
       KEYE_TRY(ExprPtr item, rules.simplified ? parse_primary(rules.namespaces) : parse_expression(rules.conditional));
       items.push_back(std::move(item));
@@ -440,8 +455,8 @@ class Parser {
 
   std::optional<CompareOp> take_compare() {
     static constexpr std::pair<std::string_view, CompareOp> kSymbols[] = {
-        {"==", CompareOp::equal}, {"!=", CompareOp::not_equal},  {"<", CompareOp::less}, {"<=", CompareOp::less_equal},
-        {">", CompareOp::greater}, {">=", CompareOp::greater_equal}};
+        {"==", CompareOp::equal},      {"!=", CompareOp::not_equal}, {"<", CompareOp::less},
+        {"<=", CompareOp::less_equal}, {">", CompareOp::greater},    {">=", CompareOp::greater_equal}};
     for (const auto& [symbol, op] : kSymbols) {
       if (skip_symbol(symbol)) return op;
     }
@@ -493,7 +508,10 @@ class Parser {
   Result<ExprPtr> parse_product() {
     KEYE_TRY(ExprPtr left, parse_power());
     while (is_symbol("*") || is_symbol("/") || is_symbol("//") || is_symbol("%")) {
-      const ExprKind kind = is_symbol("*") ? ExprKind::multiply : is_symbol("/") ? ExprKind::divide : is_symbol("//") ? ExprKind::floor_divide : ExprKind::modulo;
+      const ExprKind kind = is_symbol("*")    ? ExprKind::multiply
+                            : is_symbol("/")  ? ExprKind::divide
+                            : is_symbol("//") ? ExprKind::floor_divide
+                                              : ExprKind::modulo;
       const Position at = next().at;
       KEYE_TRY(ExprPtr right, parse_power());
       KEYE_TRY(left, make(kind, at, std::move(left), std::move(right)));
@@ -541,15 +559,18 @@ class Parser {
   Result<ExprPtr> parse_primary(bool namespaces) {
     const Token& token = current();
     switch (token.kind) {
-      case TokenKind::name: return parse_name(namespaces);
+      case TokenKind::name:
+        return parse_name(namespaces);
       case TokenKind::string: {
         std::string text;
         while (current().kind == TokenKind::string) text += next().text;
         return constant(Value(Marked(std::move(text))), token.at);
       }
       case TokenKind::integer:
-      case TokenKind::real: return parse_number();
-      default: break;
+      case TokenKind::real:
+        return parse_number();
+      default:
+        break;
     }
     if (skip_symbol("(")) {
       KEYE_TRY(ExprPtr expr, parse_tuple({.parentheses = true}));
@@ -581,7 +602,8 @@ class Parser {
     if (token.kind == TokenKind::real) {
       double value = 0;
       const auto result = std::from_chars(token.text.data(), token.text.data() + token.text.size(), value);
-      if (result.ec == std::errc::result_out_of_range) return syntax_error(where_, token.at, "this number is beyond the range of floats");
+      if (result.ec == std::errc::result_out_of_range)
+        return syntax_error(where_, token.at, "this number is beyond the range of floats");
       return constant(Value(value), token.at);
     }
     std::string_view digits = token.text;
@@ -710,7 +732,8 @@ class Parser {
         if (arguments->double_star) return misplaced();
         std::string name = next().text;
         next();
-        const bool twice = std::ranges::any_of(arguments->named, [&](const auto& other) { return other.first == name; });
+        const bool twice =
+            std::ranges::any_of(arguments->named, [&](const auto& other) { return other.first == name; });
         if (twice) return fail(fmt::format("the argument \"{}\" is given twice", name));
         KEYE_TRY(ExprPtr value, parse_expression());
         arguments->named.emplace_back(std::move(name), std::move(value));
@@ -766,7 +789,8 @@ class Parser {
     test->children.push_back(std::move(operand));
     test->arguments = std::make_unique<ArgumentExprs>();
     const TokenKind kind = current().kind;
-    const bool literal = kind == TokenKind::name || kind == TokenKind::string || kind == TokenKind::integer || kind == TokenKind::real || is_symbol("[") || is_symbol("{");
+    const bool literal = kind == TokenKind::name || kind == TokenKind::string || kind == TokenKind::integer ||
+                         kind == TokenKind::real || is_symbol("[") || is_symbol("{");
     if (is_symbol("(")) {
       KEYE_TRY(test->arguments, parse_arguments());
     } else if (literal && !is_name("else") && !is_name("or") && !is_name("and")) {

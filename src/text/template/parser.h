@@ -8,8 +8,8 @@
 
 namespace keye::text {
 
-/// Fills program.body from the source. Errors: invalid_argument (syntax), unsupported (a tag this program refuses), with
-/// `where`:line:column.
+/// Fills program.body from the source. Errors: invalid_argument (syntax), unsupported (a tag this program refuses),
+/// with `where`:line:column.
 Result<Program> parse_template(std::string_view source, std::string_view where);
 
 }  // namespace keye::text

@@ -17,7 +17,9 @@ struct Function {
   int depth = 0;
   std::map<std::string, uint32_t> slots;  // by level and name: scopes that follow each other share slots
 
-  uint32_t slot(const std::string& key) { return slots.emplace(key, static_cast<uint32_t>(slots.size())).first->second; }
+  uint32_t slot(const std::string& key) {
+    return slots.emplace(key, static_cast<uint32_t>(slots.size())).first->second;
+  }
 };
 
 struct Reference {
@@ -33,7 +35,10 @@ struct Names {
   };
 
   Names(Function* function_, const Names* parent_, std::string prefix = "")
-      : function(function_), parent(parent_), level(parent_ == nullptr ? 0 : parent_->level + 1), prefix_(std::move(prefix)) {}
+      : function(function_),
+        parent(parent_),
+        level(parent_ == nullptr ? 0 : parent_->level + 1),
+        prefix_(std::move(prefix)) {}
 
   const Reference* find(const std::string& name) const {
     const auto found = references.find(name);
@@ -173,7 +178,8 @@ class Resolver {
 
   Result<void> run() {
     if (find_undeclared(program_.body, {"self"}).contains("self")) {
-      return make_error(ErrorCode::unsupported, program_.where, "the name \"self\" stands for template blocks, which are not supported");
+      return make_error(ErrorCode::unsupported, program_.where,
+                        "the name \"self\" stands for template blocks, which are not supported");
     }
     Function root;
     Names names(&root, nullptr);
@@ -214,15 +220,18 @@ class Resolver {
   static void collect(const Stmt& stmt, Names& names) {
     switch (stmt.kind) {
       case StmtKind::output:
-      case StmtKind::with: return collect(stmt.expressions, names);
+      case StmtKind::with:
+        return collect(stmt.expressions, names);
       case StmtKind::set:
         collect(*stmt.value, names);
         return collect(*stmt.target, names);
       case StmtKind::set_block:
-      case StmtKind::macro: return collect(*stmt.target, names);
+      case StmtKind::macro:
+        return collect(*stmt.target, names);
       case StmtKind::for_loop:
       case StmtKind::call_block:
-      case StmtKind::filter_block: return collect(*stmt.value, names);
+      case StmtKind::filter_block:
+        return collect(*stmt.value, names);
       case StmtKind::if_else: {
         collect(*stmt.test, names);
         std::vector<Names> branches(2, names);
@@ -232,7 +241,8 @@ class Resolver {
       }
       case StmtKind::generation:
       case StmtKind::break_loop:
-      case StmtKind::continue_loop: return;
+      case StmtKind::continue_loop:
+        return;
     }
   }
 
@@ -261,7 +271,8 @@ class Resolver {
   Result<void> resolve(Expr& expr, const Names& names, bool soft) {
     if (expr.kind == ExprKind::name || expr.kind == ExprKind::namespace_ref) {
       const Reference* reference = names.find(expr.name);
-      if (reference == nullptr) return fail(expr.at, fmt::format("\"{}\" cannot be used here: this scope does not know it", expr.name));
+      if (reference == nullptr)
+        return fail(expr.at, fmt::format("\"{}\" cannot be used here: this scope does not know it", expr.name));
       expr.variable = variable_of(*reference, names);
     }
     if (expr.kind == ExprKind::filter || expr.kind == ExprKind::test) KEYE_TRY_VOID(find_builtin(expr, soft));
@@ -293,12 +304,15 @@ class Resolver {
 
   Result<void> resolve(Stmt& stmt, const Names& names, Context context) {
     switch (stmt.kind) {
-      case StmtKind::output: return resolve(stmt.expressions, names, context.soft);
+      case StmtKind::output:
+        return resolve(stmt.expressions, names, context.soft);
       case StmtKind::set:
         KEYE_TRY_VOID(resolve(*stmt.target, names, context.soft));
         return resolve(*stmt.value, names, context.soft);
-      case StmtKind::set_block: return resolve_set_block(stmt, names, context);
-      case StmtKind::for_loop: return resolve_for(stmt, names, context);
+      case StmtKind::set_block:
+        return resolve_set_block(stmt, names, context);
+      case StmtKind::for_loop:
+        return resolve_for(stmt, names, context);
       case StmtKind::if_else:
         context.soft = true;
         KEYE_TRY_VOID(resolve(*stmt.test, names, true));
@@ -310,9 +324,12 @@ class Resolver {
       case StmtKind::call_block:
         KEYE_TRY_VOID(resolve_function(stmt, names));
         return resolve(*stmt.value, names, context.soft);
-      case StmtKind::generation: return resolve_function(stmt, names);
-      case StmtKind::filter_block: return resolve_filter_block(stmt, names, context);
-      case StmtKind::with: return resolve_with(stmt, names, context);
+      case StmtKind::generation:
+        return resolve_function(stmt, names);
+      case StmtKind::filter_block:
+        return resolve_filter_block(stmt, names, context);
+      case StmtKind::with:
+        return resolve_with(stmt, names, context);
       case StmtKind::break_loop:
       case StmtKind::continue_loop:
         if (!context.in_loop) return fail(stmt.at, "break and continue belong into a loop");

@@ -10,12 +10,23 @@ Marked escape_html(const Marked& text) {
   Marked out;
   for (size_t i = 0; i < text.size(); ++i) {
     switch (text.text[i]) {
-      case '&': out.append("&amp;", text.origin_at(i)); break;
-      case '<': out.append("&lt;", text.origin_at(i)); break;
-      case '>': out.append("&gt;", text.origin_at(i)); break;
-      case '\'': out.append("&#39;", text.origin_at(i)); break;
-      case '"': out.append("&#34;", text.origin_at(i)); break;
-      default: out.append(text, i, 1);
+      case '&':
+        out.append("&amp;", text.origin_at(i));
+        break;
+      case '<':
+        out.append("&lt;", text.origin_at(i));
+        break;
+      case '>':
+        out.append("&gt;", text.origin_at(i));
+        break;
+      case '\'':
+        out.append("&#39;", text.origin_at(i));
+        break;
+      case '"':
+        out.append("&#34;", text.origin_at(i));
+        break;
+      default:
+        out.append(text, i, 1);
     }
   }
   return out;
@@ -74,7 +85,8 @@ Marked pick_characters(const String& string, int64_t start, int64_t step, int64_
   }
   std::vector<size_t> starts;
   if (!string.ascii()) {
-    for (size_t at = 0; at < string.bytes.size(); at += unicode::decode(string.bytes.text, at).bytes) starts.push_back(at);
+    for (size_t at = 0; at < string.bytes.size(); at += unicode::decode(string.bytes.text, at).bytes)
+      starts.push_back(at);
   }
   Marked out;
   for (int64_t i = 0, at = start; i < count; ++i) {
@@ -124,7 +136,8 @@ std::vector<Marked> split_space(const Marked& text, int64_t most, bool from_righ
   } else if (from_right) {
     const size_t first = words.size() - limit;
     parts.push_back(strip(text.slice(0, words[first - 1].second), nullptr, false, false));
-    for (size_t i = first; i < words.size(); ++i) parts.push_back(text.slice(words[i].first, words[i].second - words[i].first));
+    for (size_t i = first; i < words.size(); ++i)
+      parts.push_back(text.slice(words[i].first, words[i].second - words[i].first));
   } else {
     for (size_t i = 0; i < limit; ++i) parts.push_back(text.slice(words[i].first, words[i].second - words[i].first));
     parts.push_back(text.slice(words[limit].first, text.size() - words[limit].first));
@@ -137,7 +150,8 @@ std::vector<Marked> split_at(const Marked& text, std::string_view separator, int
   if (from_right) {
     size_t end = text.size();
     while (most != 0) {
-      const size_t found = end < separator.size() ? std::string::npos : text.text.rfind(separator, end - separator.size());
+      const size_t found =
+          end < separator.size() ? std::string::npos : text.text.rfind(separator, end - separator.size());
       if (found == std::string::npos) break;
       parts.push_back(text.slice(found + separator.size(), end - found - separator.size()));
       end = found;
@@ -176,7 +190,8 @@ std::vector<Marked> split_lines(const Marked& text, bool keep_ends) {
   return lines;
 }
 
-Result<Marked> replace_text(const Interpreter& interpreter, const Marked& text, const Marked& from, const Marked& to, int64_t most) {
+Result<Marked> replace_text(const Interpreter& interpreter, const Marked& text, const Marked& from, const Marked& to,
+                            int64_t most) {
   Marked out;
   size_t copied = 0;
   size_t search = 0;
@@ -199,10 +214,12 @@ Result<Marked> replace_text(const Interpreter& interpreter, const Marked& text, 
   return out;
 }
 
-Result<Marked> pad(const Interpreter& interpreter, const Marked& text, int64_t length, int64_t width, const Marked& fill, Align align) {
+Result<Marked> pad(const Interpreter& interpreter, const Marked& text, int64_t length, int64_t width,
+                   const Marked& fill, Align align) {
   if (width <= length) return text;
   const int64_t missing = width - length;
-  if (static_cast<uint64_t>(missing) > interpreter.limits().string_bytes_max) KEYE_TRY_VOID(interpreter.check_bytes(SIZE_MAX));
+  if (static_cast<uint64_t>(missing) > interpreter.limits().string_bytes_max)
+    KEYE_TRY_VOID(interpreter.check_bytes(SIZE_MAX));
   const int64_t left = align == Align::left ? 0 : align == Align::right ? missing : missing / 2;
   Marked out;
   for (int64_t i = 0; i < left; ++i) out.append(fill);
@@ -211,6 +228,8 @@ Result<Marked> pad(const Interpreter& interpreter, const Marked& text, int64_t l
   return out;
 }
 
-int64_t count_characters(std::string_view text) { return std::ranges::count_if(text, [](char byte) { return (byte & 0xC0) != 0x80; }); }
+int64_t count_characters(std::string_view text) {
+  return std::ranges::count_if(text, [](char byte) { return (byte & 0xC0) != 0x80; });
+}
 
 }  // namespace keye::text

@@ -33,11 +33,13 @@ std::vector<Marked> split_space(const Marked& text, int64_t most, bool from_righ
 std::vector<Marked> split_at(const Marked& text, std::string_view separator, int64_t most, bool from_right);
 std::vector<Marked> split_lines(const Marked& text, bool keep_ends);
 /// Errors: too_large.
-Result<Marked> replace_text(const Interpreter& interpreter, const Marked& text, const Marked& from, const Marked& to, int64_t most);
+Result<Marked> replace_text(const Interpreter& interpreter, const Marked& text, const Marked& from, const Marked& to,
+                            int64_t most);
 
 /// `fill` on both sides as asked. Errors: too_large.
 enum class Align : uint8_t { left, right, center };
-Result<Marked> pad(const Interpreter& interpreter, const Marked& text, int64_t length, int64_t width, const Marked& fill, Align align);
+Result<Marked> pad(const Interpreter& interpreter, const Marked& text, int64_t length, int64_t width,
+                   const Marked& fill, Align align);
 
 int64_t count_characters(std::string_view text);
 

@@ -33,7 +33,9 @@ class Wrapper {
       std::vector<Chunk> line = take_line();
       if (!line.empty() && blank(line.back())) line.pop_back();
       // The pieces of a line follow each other, so that its ends say it all.
-      if (!line.empty()) lines.push_back(text_.slice(starts_[line.front().begin], starts_[line.back().end] - starts_[line.front().begin]));
+      if (!line.empty())
+        lines.push_back(
+            text_.slice(starts_[line.front().begin], starts_[line.back().end] - starts_[line.front().begin]));
     }
     return lines;
   }
@@ -50,10 +52,12 @@ class Wrapper {
   bool letter(size_t at) const { return word(at) && !unicode::is_decimal(codes_[at]); }
   bool dash(size_t at) const { return at < codes_.size() && codes_[at] == '-'; }
   bool word_or_punctuation(size_t at) const {
-    return word(at) || (codes_[at] < 0x80 && std::string_view("!\"'&.,?").find(static_cast<char>(codes_[at])) != std::string_view::npos);
+    return word(at) || (codes_[at] < 0x80 &&
+                        std::string_view("!\"'&.,?").find(static_cast<char>(codes_[at])) != std::string_view::npos);
   }
   bool blank(const Chunk& chunk) const {
-    return std::all_of(codes_.begin() + static_cast<ptrdiff_t>(chunk.begin), codes_.begin() + static_cast<ptrdiff_t>(chunk.end), unicode::is_space);
+    return std::all_of(codes_.begin() + static_cast<ptrdiff_t>(chunk.begin),
+                       codes_.begin() + static_cast<ptrdiff_t>(chunk.end), unicode::is_space);
   }
 
   /// Where a dash of two or more strokes that starts at `at` between words ends, or `at`.
@@ -67,7 +71,8 @@ class Wrapper {
   /// Whether a word may be broken after the hyphen at `at`: between letters, at least two on a side.
   bool breaks_after(size_t at) const {
     if (!dash(at)) return false;
-    const bool before = (at >= 2 && letter(at - 1) && letter(at - 2)) || (at >= 3 && letter(at - 1) && dash(at - 2) && letter(at - 3));
+    const bool before =
+        (at >= 2 && letter(at - 1) && letter(at - 2)) || (at >= 3 && letter(at - 1) && dash(at - 2) && letter(at - 3));
     return before && letter(at + 1) && (letter(at + 2) || (dash(at + 2) && letter(at + 3)));
   }
 
@@ -133,6 +138,8 @@ class Wrapper {
 
 }  // namespace
 
-std::vector<Marked> word_wrap(const Marked& paragraph, const WrapStyle& style) { return Wrapper(paragraph, style).run(); }
+std::vector<Marked> word_wrap(const Marked& paragraph, const WrapStyle& style) {
+  return Wrapper(paragraph, style).run();
+}
 
 }  // namespace keye::text
