@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 
 #include "ops/cpu/linear_dispatch.h"
 #include "ops/cpu/linear_plan.h"
@@ -12,8 +13,9 @@
 namespace keye::ops {
 namespace {
 
-constexpr size_t kChunk = size_t{4} << 20;  // what a thread reads at a time
-constexpr int64_t kRounds = 40000;          // of spinning: about 70 us a call
+constexpr size_t kChunk = size_t{1} << 20;    // what a thread reads at a time
+constexpr size_t kWindow = size_t{32} << 20;  // what is timed: less than a millisecond, longer than waking the threads
+constexpr int64_t kRounds = 40000;            // of spinning: about 70 us a call
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -47,7 +49,7 @@ double best_spin(ThreadPool& pool, double (*spin)(int64_t), double seconds) {
   double best = 0;
   const double end = now() + seconds;
   do {
-    const int calls = 16 * pool.size();
+    const int calls = 4 * pool.size();
     std::atomic<double> flops = 0;
     const double start = now();
     pool.for_each(calls, [&](int64_t, int) { flops.fetch_add(spin(kRounds), std::memory_order_relaxed); });
@@ -58,12 +60,11 @@ double best_spin(ThreadPool& pool, double (*spin)(int64_t), double seconds) {
 
 double best_read(ThreadPool& pool, uint64_t (*read)(const void*, size_t, int, size_t), size_t l3_bytes,
                  double seconds) {
-  const size_t bytes = std::max<size_t>(8 * l3_bytes, size_t{256} << 20) / kChunk * kChunk;
+  const size_t bytes = std::max<size_t>(8 * l3_bytes, size_t{256} << 20) / kWindow * kWindow;
   const Buffer buffer(bytes);
   auto* data = static_cast<std::byte*>(buffer.data());
-  const auto chunks = static_cast<int64_t>(bytes / kChunk);
-  pool.for_each(chunks,
-                [&](int64_t chunk, int) { std::memset(data + static_cast<size_t>(chunk) * kChunk, 1, kChunk); });
+  const auto windows = static_cast<int64_t>(bytes / kWindow);
+  pool.for_each(windows, [&](int64_t i, int) { std::memset(data + static_cast<size_t>(i) * kWindow, 1, kWindow); });
 
   struct Way {
     int streams;
@@ -73,16 +74,17 @@ double best_read(ThreadPool& pool, uint64_t (*read)(const void*, size_t, int, si
   double best = 0;
   std::atomic<uint64_t> sink = 0;
   const double end = now() + seconds;
-  do {
-    for (const Way& way : kWays) {
-      const double start = now();
-      pool.for_each(chunks, [&](int64_t chunk, int) {
-        sink.fetch_xor(read(data + static_cast<size_t>(chunk) * kChunk, kChunk, way.streams, way.prefetch),
-                       std::memory_order_relaxed);
-      });
-      best = std::max(best, static_cast<double>(bytes) / (now() - start));
-    }
-  } while (now() < end);
+  for (int64_t window = 0; window == 0 || now() < end; ++window) {
+    // The ways take turns at each stretch of memory, and come back to it when no cache can hold it any more.
+    const Way& way = kWays[static_cast<size_t>(window / windows + window) % std::size(kWays)];
+    std::byte* stretch = data + static_cast<size_t>(window % windows) * kWindow;
+    const double start = now();
+    pool.for_each(kWindow / kChunk, [&](int64_t chunk, int) {
+      sink.fetch_xor(read(stretch + static_cast<size_t>(chunk) * kChunk, kChunk, way.streams, way.prefetch),
+                     std::memory_order_relaxed);
+    });
+    best = std::max(best, static_cast<double>(kWindow) / (now() - start));
+  }
   return best;
 }
 

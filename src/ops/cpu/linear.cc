@@ -158,6 +158,42 @@ void finish(const LinearKernels& kernels, const Product& product, const Segment&
   kernels.finish(finish);
 }
 
+/// What a tile's product asks the memory for while it computes, and how far to move on after each step.
+struct Ahead {
+  const std::byte* at = nullptr;
+  int64_t stride = 0;
+};
+
+Ahead ask_ahead(const Block& block, const Block& after, int64_t pass, int64_t tile, int64_t i) {
+  const Segment& segment = *block.segment;
+  const LinearPlan& plan = segment.plan;
+  const auto step_bytes = static_cast<int64_t>(kStepBytes);
+  const int64_t step = pass * plan.pass_steps;
+  const int64_t steps = std::min(plan.pass_steps, plan.steps - step);
+  const std::byte* weights = segment.panel(block.panel + i) + step * step_bytes;
+  // A single tile streams: what lies a little ahead.
+  if (block.tiles == 1) return {weights + kStreamAhead, step_bytes};
+  // The weights that come next: the following pass, or the block after this one.
+  const std::byte* next = nullptr;
+  if (pass + 1 < plan.passes()) {
+    next = weights + plan.pass_steps * step_bytes;
+  } else if (i < after.panels) {
+    next = after.segment->panel(after.panel + i);
+  }
+  const int64_t last = block.tile + block.tiles - 1;
+  // Rows that stay in the cache leave it to the weights, of which each tile asks for a share.
+  if (plan.group == 1) {
+    const int64_t stride = (step_bytes + block.tiles - 1) / block.tiles;
+    return next == nullptr ? Ahead{} : Ahead{next + (tile - block.tile) * steps * stride, stride};
+  }
+  if (tile == last) return next == nullptr ? Ahead{} : Ahead{next, step_bytes};
+  // Rows that stream: each panel's product asks for a share of the next tile.
+  const int64_t rows = segment.tile_begin(tile + 2) - segment.tile_begin(tile + 1);
+  const int64_t stride = (rows * static_cast<int64_t>(kRowStepBytes) + block.panels - 1) / block.panels;
+  return {segment.packed_tile(tile + 1) + step * rows * static_cast<int64_t>(kRowStepBytes) + i * steps * stride,
+          stride};
+}
+
 /// Multiplies a block, asking meanwhile for the weights of the block after it. `sums` holds every tile's sums of every
 /// panel of the block if there are several passes, else those of one tile and panel.
 void multiply_block(const LinearKernels& kernels, const Product& product, const Block& block, const Block& after,
@@ -185,18 +221,9 @@ void multiply_block(const LinearKernels& kernels, const Product& product, const 
       for (int64_t i = 0; i < block.panels; ++i) {
         const std::byte* weights = segment.panel(block.panel + i) + static_cast<size_t>(step) * kStepBytes;
         product_tile.weights = weights;
-        // A single tile streams: a little ahead. Several tiles: each asks for its share of what comes next.
-        const std::byte* next = weights + kStreamAhead;
-        int64_t stride = static_cast<int64_t>(kStepBytes);
-        if (block.tiles > 1) {
-          next = pass + 1 < passes  ? weights + static_cast<size_t>(plan.pass_steps) * kStepBytes
-                 : i < after.panels ? after.segment->panel(after.panel + i)
-                                    : nullptr;
-          stride = (static_cast<int64_t>(kStepBytes) + block.tiles - 1) / block.tiles;
-          if (next != nullptr) next += (tile - block.tile) * product_tile.steps * stride;
-        }
-        product_tile.prefetch = reinterpret_cast<const char*>(next != nullptr ? next : weights);
-        product_tile.prefetch_stride = next != nullptr ? stride : 0;
+        const Ahead ahead = ask_ahead(block, after, pass, tile, i);
+        product_tile.prefetch = reinterpret_cast<const char*>(ahead.at != nullptr ? ahead.at : weights);
+        product_tile.prefetch_stride = ahead.stride;
         product_tile.sums = sums;
         if (passes > 1) product_tile.sums += ((tile - block.tile) * block.panels + i) * kTileRowsMax * kTileLanes;
         multiply(product_tile);

@@ -108,8 +108,8 @@ struct F32Product256 {
 
 /// A pair's even element is the word shifted up, its odd element the word's upper half: two passes over the same words.
 struct SplitProduct256 {
-  static constexpr int kRowsMax = kTileRowsAvx2;
-  static constexpr int kInPlaceRowsMax = kTileRowsAvx2;
+  static constexpr int kRowsMax = kTileRowsAvx2Split;
+  static constexpr int kInPlaceRowsMax = kTileRowsAvx2Split;
   using Sums = Sums256;
 
   struct Even {

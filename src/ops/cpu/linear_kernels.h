@@ -12,7 +12,8 @@ namespace keye::ops {
 inline constexpr int kTileLanes = 32;
 // Rows of the largest tile: what the registers hold beside the weights.
 inline constexpr int kTileRowsAvx2 = 3;
-inline constexpr int kTileRowsAvx512Split = 12;  // bf16 taken apart into f32
+inline constexpr int kTileRowsAvx2Split = 2;     // bf16 taken apart into f32
+inline constexpr int kTileRowsAvx512Split = 12;  // the same
 inline constexpr int kTileRowsAvx512 = 14;
 inline constexpr int kTileRowsMax = 14;
 inline constexpr int kInPlaceRows = 8;      // of AVX-512 tiles: one pointer a row

@@ -10,14 +10,15 @@
 namespace keye::ops {
 namespace {
 
-constexpr int kGroupMax = 4;
+constexpr int kGroupMax = 16;
 constexpr int kPartsMax = 8;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int tile_rows_max(Isa isa, DType dtype) {
-  if (isa == Isa::avx2) return kTileRowsAvx2;
-  return isa == Isa::avx512 && dtype == DType::bf16 ? kTileRowsAvx512Split : kTileRowsAvx512;
+  const bool split = dtype == DType::bf16 && isa != Isa::avx512_bf16;
+  if (isa == Isa::avx2) return split ? kTileRowsAvx2Split : kTileRowsAvx2;
+  return split ? kTileRowsAvx512Split : kTileRowsAvx512;
 }
 
 int64_t cache_bytes(int name, int64_t otherwise) {
@@ -48,14 +49,14 @@ LinearPlan plan_linear(const LinearShape& shape, const CpuInfo& cpu) {
   plan.in_place = shape.rows <= kInPlaceRows && (!bf16 || shape.inputs % 2 == 0);
   if (plan.in_place) return plan;
 
-  // Weights, as they stream by, may fill half of the second-level cache: this block of panels and the next.
   const int64_t row_bytes = plan.steps * static_cast<int64_t>(kRowStepBytes);
-  const int64_t weights_max = cpu.l2_bytes / 4;
-  if (row_bytes * shape.rows > cpu.l2_bytes / 4) {
-    const int64_t pass_max = std::max<int64_t>(64, weights_max / 2 / static_cast<int64_t>(kStepBytes));
+  const auto step_bytes = static_cast<int64_t>(kStepBytes);
+  if (row_bytes * shape.rows > cpu.l2_bytes * 3 / 8) {
+    // The rows do not stay in the second-level cache, so they stream, past a group of panels that does.
+    const int64_t pass_max = std::max<int64_t>(64, cpu.l2_bytes / 5 / step_bytes);
     plan.pass_steps = divide_up(plan.steps, divide_up(plan.steps, pass_max));
-    plan.group = static_cast<int>(
-        std::clamp<int64_t>(weights_max / (plan.pass_steps * static_cast<int64_t>(kStepBytes)), 1, kGroupMax));
+    plan.group =
+        static_cast<int>(std::clamp<int64_t>(cpu.l2_bytes * 2 / 3 / (plan.pass_steps * step_bytes), 1, kGroupMax));
   }
   // Packed rows stay in the third-level cache; unfinished sums, if there are several passes, in the second.
   int64_t block_max = cpu.l3_bytes / 4 / row_bytes;

@@ -57,7 +57,7 @@ TEST(LinearPlanTest, EveryPlanKeepsItsBounds) {
 TEST(LinearPlanTest, PrintsItself) {
   EXPECT_EQ(
       to_string(plan_linear({512, 3072, 1024, false, DType::bf16}, kCpu)),
-      "32 panels of 1536 steps in 2 passes, tiles of 14 rows packed, blocks of 512 rows, groups of 2, parts of 8");
+      "32 panels of 1536 steps in 1 passes, tiles of 14 rows packed, blocks of 512 rows, groups of 3, parts of 8");
 }
 
 TEST(MachineLimitsTest, AreMeasured) {

@@ -201,7 +201,10 @@ double spin(int64_t rounds) {
   typename Spin::V a = Spin::zero();
   typename Spin::V b = Spin::zero();
 #pragma GCC unroll 16
-  for (int i = 0; i < kSums; ++i) sums[i] = Spin::zero();
+  for (int i = 0; i < kSums; ++i) {
+    sums[i] = Spin::zero();
+    asm volatile("" : "+x"(sums[i]));  // or the compiler keeps one sum for all
+  }
   for (int64_t round = 0; round < rounds; ++round) {
     asm volatile("" : "+x"(a), "+x"(b));
 #pragma GCC unroll 16
@@ -232,9 +235,10 @@ uint64_t read_streams(const char* data, size_t bytes, size_t prefetch) {
       }
     }
   }
+  typename Vec::I all = Vec::zero();
+  for (auto& sum : sums) all = Vec::combine(Vec::combine(all, &sum[0]), &sum[1]);
   uint64_t words[sizeof(typename Vec::I) / 8];
-  for (auto& sum : sums) sums[0][0] = Vec::combine(Vec::combine(sums[0][0], &sum[0]), &sum[1]);
-  __builtin_memcpy(words, &sums[0][0], sizeof words);
+  __builtin_memcpy(words, &all, sizeof words);
   uint64_t total = 0;
   for (const uint64_t word : words) total ^= word;
   return total;

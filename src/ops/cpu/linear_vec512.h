@@ -97,8 +97,60 @@ struct Spin512 {
   static KEYE_INLINE V multiply_add(V sum, V a, V b) { return _mm512_fmadd_ps(a, b, sum); }
 };
 
+/// Sixteen rows of sixteen words become sixteen columns.
+KEYE_INLINE void transpose512(__m512i* v) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {  // words of neighbouring rows, in pairs
+    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // of four rows: word 4 q + j of each in quarter q of v[i + j]
+    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // a 4 x 4 transposition of the quarters
+    const __m512i a = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x44);
+    const __m512i b = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x44);
+    const __m512i d = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xee);
+    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    t[8 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+    t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = t[i];
+}
+
+/// Sixteen steps at a time. Each is stored as a whole register, over whose unused end the next step is written; the last
+/// ones are masked, as nothing follows them.
 void pack512(const TilePack& p) {
-  pack_steps(p, 0, p.row_bytes / 4);
+  const int64_t steps = p.row_bytes / 4;
+  const __mmask16 mask = Vec512::mask(p.rows);
+  const int64_t overhang = 16 / p.rows;  // steps that the unused end of a register may reach into
+  int64_t step = 0;
+  for (; step + 16 <= steps; step += 16) {
+    __m512i v[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) {
+      v[r] = r < p.rows ? _mm512_loadu_si512(static_cast<const char*>(p.x_rows[r]) + step * 4) : Vec512::zero();
+    }
+    transpose512(v);
+    auto* out = static_cast<char*>(p.out) + step * p.rows * 4;
+    if (step + 16 + overhang <= steps) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * p.rows * 4, v[i]);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) _mm512_mask_storeu_epi32(out + i * p.rows * 4, mask, v[i]);
+    }
+  }
+  pack_steps(p, step, steps);
   pack_half_step(p);
 }
 

@@ -1,0 +1,165 @@
+// Matrix products at the shapes of the models, as shares of what the machine can do, measured in the same run.
+//   ops_bench_linear [threads] [isa] [seconds per line] [part of a product's name]
+// Every figure is the best of the windows that fit into the seconds, as are the limits: neighbours only ever slow down.
+// One thread is timed by its own processor time, so that they hardly count.
+#include <fmt/format.h>
+
+#include <time.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "ops/backend.h"
+#include "ops/cpu/cpu_backend.h"
+#include "ops/cpu/limits.h"
+#include "ops/cpu/linear_plan.h"
+
+namespace keye::ops {
+namespace {
+
+clockid_t clock_id = CLOCK_MONOTONIC;
+
+double now() {
+  timespec time{};
+  ::clock_gettime(clock_id, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+struct Line {
+  const char* name;
+  int64_t inputs;
+  int64_t outputs;
+  Activation activation;
+  std::vector<int64_t> rows;
+  DType dtype = DType::bf16;
+};
+
+constexpr Activation kNone = Activation::none;
+constexpr Activation kGated = Activation::silu_mul;
+
+const std::vector<Line>& lines() {
+  static const std::vector<int64_t> few = {1, 2, 4, 8, 16, 32, 64, 512};
+  static const std::vector<Line> all = {
+      {"qwen3-0.6b q|k|v", 1024, 4096, kNone, few},
+      {"qwen3-0.6b o", 2048, 1024, kNone, few},
+      {"qwen3-0.6b gate|up", 1024, 6144, kGated, few},
+      {"qwen3-0.6b down", 3072, 1024, kNone, few},
+      {"qwen3-0.6b head", 1024, 151936, kNone, {1, 4}},
+      {"qwen3-8b q|k|v", 4096, 6144, kNone, {1, 8, 64, 512}},
+      {"qwen3-8b gate|up", 4096, 24576, kGated, {1, 512}},
+      {"qwen3-8b down", 12288, 4096, kNone, {1, 64, 512}},
+      {"vision q|k|v", 1152, 3456, kNone, {5184}},
+      {"vision o", 1152, 1152, kNone, {1024, 5184}},
+      {"vision up", 1152, 4304, Activation::gelu_tanh, {5184}},
+      {"vision down", 4304, 1152, kNone, {1024, 5184}},
+      {"f32 q|k|v", 1024, 4096, kNone, {1, 8, 512}, DType::f32},
+  };
+  return all;
+}
+
+void fill(const Tensor& tensor, const View& view) {
+  uint32_t state = 1;
+  for (int64_t i = 0; i < tensor.shape().elements(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    const float value = static_cast<float>(state >> 8) * 0x1p-24F - 0.5F;
+    if (view.dtype == DType::bf16) {
+      view.as<BFloat16>()[i] = BFloat16(value);
+    } else {
+      view.as<float>()[i] = value;
+    }
+  }
+}
+
+Tensor random_tensor(DType dtype, Shape shape) {
+  Tensor tensor(dtype, shape);
+  fill(tensor, tensor.view());
+  return tensor;
+}
+
+PackedMatrix random_matrix(Backend& backend, const Line& line) {
+  const Tensor w = random_tensor(line.dtype, {line.outputs, line.inputs});
+  const bool gated = line.activation == kGated;
+  const int64_t half = line.outputs / 2;
+  const auto block = [&](int64_t begin, int64_t end) {
+    return StridedMatrix{rows(w.view(), begin, end).data, line.dtype, end - begin, line.inputs, line.inputs, 1};
+  };
+  const StridedMatrix blocks[] = {block(0, gated ? half : line.outputs), block(half, line.outputs)};
+  return pack(backend, {std::span(blocks, gated ? 2 : 1), gated, line.dtype});
+}
+
+/// The best time of one call. Few rows: the calls go round through copies of the matrix that no cache holds together.
+double best_call(Backend& backend, const Line& line, int64_t n, std::span<const PackedMatrix> copies, double seconds) {
+  const Tensor x = random_tensor(line.dtype, {n, line.inputs});
+  Tensor out(DType::f32, {n, line.activation == kGated ? line.outputs / 2 : line.outputs});
+  const size_t calls = n <= 64 ? copies.size() : 1;
+  double best = 1e30;
+  size_t at = 0;
+  for (const double end = now() + seconds; best == 1e30 || now() < end;) {
+    const double start = now();
+    for (size_t i = 0; i < calls; ++i) {
+      linear(backend, {x.view(), copies[at++ % copies.size()], {}, line.activation, false, out.view()});
+    }
+    best = std::min(best, (now() - start) / static_cast<double>(calls));
+  }
+  return best;
+}
+
+int run(int threads, const std::string& isa_word, double seconds, const std::string& part) {
+  const Result<Isa> isa = isa_from_name(isa_word);
+  if (!isa) {
+    fmt::print(stderr, "{}\n", isa.error().to_string());
+    return 1;
+  }
+  if (threads == 1) clock_id = CLOCK_THREAD_CPUTIME_ID;
+  CpuBackend backend(threads, *isa);
+  MachineLimits limits;
+  const auto refresh = [&] {
+    const MachineLimits seen = measure_limits(backend.pool(), *isa, 3 * seconds);
+    limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, seen.read_bytes_per_s);
+    limits.bf16_flops = std::max(limits.bf16_flops, seen.bf16_flops);
+    limits.f32_flops = std::max(limits.f32_flops, seen.f32_flops);
+  };
+  struct Row {
+    const Line* line;
+    int64_t n;
+    double time;
+  };
+  std::vector<Row> table;
+  refresh();
+  for (const Line& line : lines()) {
+    if (std::string_view(line.name).find(part) == std::string_view::npos) continue;
+    const auto bytes = static_cast<size_t>(line.inputs * line.outputs) * dtype_bytes(line.dtype);
+    std::vector<PackedMatrix> copies;
+    copies.reserve(16);
+    while (copies.size() < std::clamp<size_t>((size_t{160} << 20) / bytes, 1, 40))
+      copies.push_back(random_matrix(backend, line));
+    for (const int64_t n : line.rows) table.push_back({&line, n, best_call(backend, line, n, copies, seconds)});
+    refresh();
+  }
+  fmt::print("{} threads, {}: memory read {:.1f} GB/s, bf16 {:.0f} GFLOP/s, f32 {:.0f} GFLOP/s\n", threads,
+             isa_name(*isa), limits.read_bytes_per_s * 1e-9, limits.bf16_flops * 1e-9, limits.f32_flops * 1e-9);
+  fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10} {:>9} {:>7} {:>8} {:>7}\n", "product", "rows", "inputs", "outputs", "us",
+             "GFLOP/s", "of peak", "GB/s", "of read");
+  for (const Row& row : table) {
+    const double weights = static_cast<double>(row.line->inputs * row.line->outputs);
+    const double flops = 2 * weights * static_cast<double>(row.n) / row.time;
+    const double bytes = weights * static_cast<double>(dtype_bytes(row.line->dtype)) / row.time;
+    const double peak = row.line->dtype == DType::bf16 ? limits.bf16_flops : limits.f32_flops;
+    fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10.1f} {:>9.1f} {:>6.1f}% {:>8.1f} {:>6.1f}%\n", row.line->name, row.n,
+               row.line->inputs, row.line->outputs, row.time * 1e6, flops * 1e-9, 100 * flops / peak, bytes * 1e-9,
+               100 * bytes / limits.read_bytes_per_s);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace keye::ops
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : keye::ThreadPool::processors();
+  const std::string isa = argc > 2 ? argv[2] : "";
+  const double seconds = argc > 3 ? std::atof(argv[3]) : 0.5;
+  return keye::ops::run(std::max(1, threads), isa, seconds, argc > 4 ? argv[4] : "");
+}
