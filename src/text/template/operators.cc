@@ -11,8 +11,6 @@
 namespace keye::text {
 namespace {
 
-constexpr int kNan = 2;  // compare_numbers: no order
-
 bool holds(CompareOp op, int order) {
   switch (op) {
     case CompareOp::less:
