@@ -65,7 +65,7 @@ int cmd_detokenize(int argc, char** argv) {
       "Turns token ids into text, and prints its bytes with nothing added. Ids without a token are left out; bytes "
       "that "
       "are no UTF-8 in the end become U+FFFD.",
-      "keye detokenize");
+      "detokenize");
   flags.tokenizer.add_to(app);
   CLI::Option* const ids =
       app.add_option("--ids", flags.ids, "The ids as a JSON array (default: standard input)")->type_name("JSON");

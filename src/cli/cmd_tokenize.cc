@@ -64,7 +64,7 @@ int cmd_tokenize(int argc, char** argv) {
       "Turns text into token ids. Prints a line for each token: its id, a tab, and the token as a JSON string, named "
       "as "
       "in the vocabulary. Special tokens that are written in the text are recognised; none is added.",
-      "keye tokenize");
+      "tokenize");
   flags.tokenizer.add_to(app);
   CLI::Option* const text =
       app.add_option("--text", flags.text, "The text (default: standard input)")->type_name("TEXT");

@@ -8,6 +8,9 @@
 namespace keye::text {
 namespace {
 
+/// Each is a pass over the text; published tokenizers have one.
+constexpr size_t kFormsMax = 8;
+
 std::optional<NormalForm> form_named(std::string_view name) {
   if (name == "NFC") return NormalForm::nfc;
   if (name == "NFD") return NormalForm::nfd;
@@ -27,6 +30,9 @@ Result<Normalizer> Normalizer::parse(const Json& normalizer, const std::string& 
 Result<void> Normalizer::add(const Json& part, const std::string& where) {
   KEYE_TRY(const std::string type, type_of(part, where));
   if (const std::optional<NormalForm> form = form_named(type)) {
+    if (forms_.size() == kFormsMax) {
+      return make_error(ErrorCode::too_large, where, "more than {} normal forms are not supported", kFormsMax);
+    }
     forms_.push_back(*form);
     if (const auto fields = JsonFields::open(part, where, {"type"}); !fields) return fields.error();
     return {};

@@ -12,7 +12,7 @@ namespace keye::text {
 
 class Normalizer {
  public:
-  /// Reads null, NFC, NFD, NFKC, NFKD and sequences of them. Errors: unsupported, corrupt_data.
+  /// Reads null, NFC, NFD, NFKC, NFKD and sequences of them. Errors: unsupported, corrupt_data, too_large.
   static Result<Normalizer> parse(const Json& normalizer, const std::string& where);
 
   /// True if apply() would change nothing; rarely false where it would not.

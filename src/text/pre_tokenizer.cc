@@ -13,6 +13,9 @@ namespace {
 constexpr std::string_view kByteLevelPattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+/// Each takes some 100 KB and a pass over the text; published tokenizers have up to four.
+constexpr size_t kCutsMax = 32;
+
 Result<SplitBehavior> behavior_named(std::string_view name, std::string_view where) {
   constexpr std::array<std::pair<std::string_view, SplitBehavior>, 5> kNames = {{
       {"Isolated", SplitBehavior::isolated},
@@ -61,6 +64,9 @@ Result<void> PreTokenizer::add(const Json& part, const std::string& where) {
   KEYE_TRY(const std::string type, type_of(part, where));
   if (complete_ && type != "Sequence") {
     return make_error(ErrorCode::unsupported, where, "\"{}\" after ByteLevel is not supported", type);
+  }
+  if (cuts_.size() == kCutsMax) {
+    return make_error(ErrorCode::too_large, where, "more than {} splits are not supported", kCutsMax);
   }
   if (type == "Split") return add_split(part, where);
   if (type == "Digits") return add_digits(part, where);

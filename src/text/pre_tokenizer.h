@@ -39,7 +39,8 @@ class PreTokenizer {
     std::deque<std::string> prefixed_;
   };
 
-  /// Reads ByteLevel, or a Sequence of Split and Digits that ends with ByteLevel. Errors: unsupported, corrupt_data.
+  /// Reads ByteLevel, or a Sequence of Split and Digits that ends with ByteLevel. Errors: unsupported, corrupt_data,
+  /// too_large.
   static Result<PreTokenizer> parse(const Json& pre_tokenizer, const std::string& where);
 
   /// Appends the words of `text`, valid UTF-8 of less than 4 GiB; `text` and `scratch` must live as long as they do.

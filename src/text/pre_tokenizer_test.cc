@@ -93,6 +93,9 @@ TEST(PreTokenizer, RefusesByName) {
   EXPECT_THAT(refusal(sequence({split("", "Isolated"), byte_level()})), HasSubstr("an empty pattern"));
   EXPECT_THAT(refusal(sequence({split("(", "Isolated"), byte_level()})), HasSubstr("pattern: regular expression"));
   EXPECT_THAT(refusal(sequence({split("a", "Isolated")})), HasSubstr("no ByteLevel"));
+  Json many = sequence({});
+  for (int i = 0; i < 40; ++i) many["pretokenizers"].push_back(split("a", "Isolated"));
+  EXPECT_THAT(refusal(many), HasSubstr("test.pretokenizers[32]: more than 32 splits"));
   EXPECT_THAT(refusal({{"type", "ByteLevel"}}), HasSubstr("field \"add_prefix_space\" is missing"));
 }
 

@@ -114,6 +114,10 @@ Result<Regex> Regex::compile(std::string_view pattern, std::string_view where) {
 }
 
 Result<Regex> Regex::literal(std::string_view text, std::string_view where) {
+  if (text.size() > kRegexBytesMax) {
+    return make_error(ErrorCode::too_large, where, "a pattern of {} bytes, at most {} are supported", text.size(),
+                      kRegexBytesMax);
+  }
   CodePoints points;
   points.assign(text);
   RegexParts parts;

@@ -40,9 +40,9 @@ class Regex {
     std::unique_ptr<State> state_;
   };
 
-  /// In the dialect of text/regex_syntax.h. Errors: unsupported, corrupt_data.
+  /// In the dialect of text/regex_syntax.h. Errors: unsupported, corrupt_data, too_large.
   static Result<Regex> compile(std::string_view pattern, std::string_view where);
-  /// Matches exactly these characters. `text` is valid UTF-8.
+  /// Matches exactly these characters. `text` is valid UTF-8. Errors: too_large, unsupported.
   static Result<Regex> literal(std::string_view text, std::string_view where);
   /// Matches one character of the set.
   static Regex one_of(const CodePointSet& set);

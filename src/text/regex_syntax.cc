@@ -363,6 +363,10 @@ class Parser {
 }  // namespace
 
 Result<RegexParts> parse_regex(std::string_view pattern, std::string_view where) {
+  if (pattern.size() > kRegexBytesMax) {
+    return make_error(ErrorCode::too_large, where, "a regular expression of {} bytes, at most {} are supported",
+                      pattern.size(), kRegexBytesMax);
+  }
   return Parser(pattern, where).parse();
 }
 

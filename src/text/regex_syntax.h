@@ -10,6 +10,9 @@
 
 namespace keye::text {
 
+/// No pattern may be longer, which bounds the work of taking it apart; published ones are far below.
+inline constexpr size_t kRegexBytesMax = 4096;
+
 /// A pattern taken apart: what surrounds the character classes, and the classes. Element i of `syntax` comes before
 /// class `atoms[i]`; `syntax` has one element more than `atoms`. The syntax is in the common core of all Perl-like
 /// engines: groups, lookaround, alternation and quantifiers.
@@ -21,7 +24,7 @@ struct RegexParts {
 
 /// Takes a pattern apart. What Oniguruma gives a meaning of its own, or what depends on more than the one character
 /// (anchors, back references, \b, case-insensitive letters beyond ASCII), is refused by name.
-/// Errors: unsupported, corrupt_data (not a regular expression); with the byte in the message.
+/// Errors: unsupported, too_large, corrupt_data (not a regular expression); with the byte in the message.
 Result<RegexParts> parse_regex(std::string_view pattern, std::string_view where);
 
 }  // namespace keye::text

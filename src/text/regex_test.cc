@@ -92,6 +92,11 @@ TEST(Regex, NamesWhatItDoesNotSupport) {
   EXPECT_THAT(refusal("a{2000}"), HasSubstr("a count over 1000"));
   EXPECT_THAT(refusal("(?<=a+)b"), HasSubstr("regular expression \"(?<=a+)b\": lookbehind"));
   EXPECT_THAT(refusal(std::string(100, '(')), HasSubstr("nesting deeper than 64 groups"));
+  EXPECT_THAT(refusal(std::string(5000, 'a')), HasSubstr("a regular expression of 5000 bytes"));
+  EXPECT_THAT(Regex::literal(std::string(5000, 'a'), "test").error().to_string(), HasSubstr("a pattern of 5000 bytes"));
+  std::string kinds;
+  for (char32_t c = 0x4E00; c < 0x4F00; ++c) append_utf8(c, kinds);
+  EXPECT_THAT(refusal(kinds), HasSubstr("distinguishes over 256 kinds of characters"));
 }
 
 TEST(Regex, FindsWhatIsNoPattern) {

@@ -234,6 +234,8 @@ TEST(TokenizerErrors, NameWhatIsNotSupported) {
   EXPECT_THAT(with("/model/end_of_word_suffix", "</w>"), HasSubstr("model.end_of_word_suffix"));
   EXPECT_THAT(with("/model/continuing_subword_prefix", "##"), HasSubstr("model.continuing_subword_prefix"));
   EXPECT_THAT(with("/normalizer", {{"type", "Lowercase"}}), HasSubstr("normalizer \"Lowercase\" is not supported"));
+  EXPECT_THAT(with("/normalizer", {{"type", "Sequence"}, {"normalizers", Json::array_t(9, {{"type", "NFC"}})}}),
+              HasSubstr("normalizer.normalizers[8]: more than 8 normal forms"));
   EXPECT_THAT(with("/pre_tokenizer", {{"type", "Metaspace"}}), HasSubstr("pre-tokenizer \"Metaspace\""));
   EXPECT_THAT(with("/pre_tokenizer", nullptr), HasSubstr("no ByteLevel"));
   EXPECT_THAT(with("/decoder", {{"type", "Fuse"}}), HasSubstr("decoder \"Fuse\" is not supported"));

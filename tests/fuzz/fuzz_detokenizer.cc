@@ -13,8 +13,8 @@ const keye::text::Tokenizer& tokenizer() {
   static const keye::text::Tokenizer made = [] {
     keye::Json json = keye::text::small_tokenizer({{"a", "b"}, {"\u00C3", "\u00A9"}, {"ab", "ab"}});
     json["pre_tokenizer"]["use_regex"] = true;
-    add_token(json, "<s>", {.special = true});
-    add_token(json, "<\u00E9>");
+    keye::text::add_token(json, "<s>", {.special = true});
+    keye::text::add_token(json, "<\u00E9>");
     return *keye::text::read(json);
   }();
   return made;
