@@ -106,6 +106,78 @@ double best_call(Backend& backend, const Line& line, int64_t n, std::span<const 
   return best;
 }
 
+/// The best time of one product of `tokens` rows with 8 of 64 experts each, and how many experts that were; the calls
+/// take other experts each time.
+std::pair<double, double> grouped_call(Backend& backend, std::span<const PackedMatrix> experts, int64_t tokens,
+                                       double seconds) {
+  constexpr int64_t kChosen = 8;
+  const Tensor x = random_tensor(DType::bf16, {tokens, experts[0].inputs});
+  Tensor out(DType::f32, {tokens * kChosen, experts[0].outputs / 2});
+  double best = 1e30;
+  double used = 0;
+  uint32_t state = 1;
+  for (const double end = now() + seconds; best == 1e30 || now() < end;) {
+    std::vector<std::vector<int32_t>> of(experts.size());
+    for (int64_t t = 0; t < tokens; ++t) {
+      state = state * 1664525U + 1013904223U;
+      for (int64_t j = 0; j < kChosen; ++j) {  // an odd stride: eight different ones
+        of[((state >> 16) + static_cast<uint64_t>(j) * ((state >> 8) | 1U)) % experts.size()].push_back(
+            static_cast<int32_t>(t));
+      }
+    }
+    std::vector<int32_t> rows_at;
+    std::vector<int32_t> offsets = {0};
+    double count = 0;
+    for (const std::vector<int32_t>& rows : of) {
+      rows_at.insert(rows_at.end(), rows.begin(), rows.end());
+      offsets.push_back(static_cast<int32_t>(rows_at.size()));
+      count += rows.empty() ? 0 : 1;
+    }
+    const double start = now();
+    grouped_linear(backend, {x.view(), experts, rows_at, offsets, kGated, out.view()});
+    const double time = now() - start;
+    if (time / count < best / std::max(1.0, used)) {
+      best = time;
+      used = count;
+    }
+  }
+  return {best, used};
+}
+
+void run_grouped(Backend& backend, double seconds, const MachineLimits& limits) {
+  const Line line{"expert gate|up", 2048, 1536, kGated, {}};
+  std::vector<PackedMatrix> experts;
+  for (int e = 0; e < 64; ++e) experts.push_back(random_matrix(backend, line));
+  const double weights = static_cast<double>(line.inputs * line.outputs);
+  for (const int64_t tokens : {1, 4, 16, 64, 512}) {
+    const auto [time, used] = grouped_call(backend, experts, tokens, seconds);
+    const double flops = 2 * weights * static_cast<double>(tokens) * 8 / time;
+    const double bytes = 2 * weights * used / time;
+    fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10.1f} {:>9.1f} {:>6.1f}% {:>8.1f} {:>6.1f}%  ({} experts)\n", line.name,
+               tokens, line.inputs, line.outputs, time * 1e6, flops * 1e-9, 100 * flops / limits.bf16_flops,
+               bytes * 1e-9, 100 * bytes / limits.read_bytes_per_s, used);
+  }
+}
+
+void run_pack(Backend& backend, double seconds) {
+  const int64_t rows = 32768;
+  const int64_t cols = 2048;
+  for (const DType from : {DType::bf16, DType::f32}) {
+    const Tensor w = random_tensor(from, {rows, cols});
+    for (const bool transposed : {false, true}) {
+      const StridedMatrix block{w.view().data, from, rows, cols, transposed ? 1 : cols, transposed ? rows : 1};
+      double best = 1e30;
+      for (const double end = now() + seconds; best == 1e30 || now() < end;) {
+        const double start = now();
+        const PackedMatrix packed = pack(backend, {std::span(&block, 1), false, DType::bf16});
+        best = std::min(best, now() - start);
+      }
+      fmt::print("pack {} to bf16{}: {:.2f} GB/s of packed weights, fresh memory included\n", dtype_name(from),
+                 transposed ? ", transposed" : "", static_cast<double>(rows * cols * 2) / best * 1e-9);
+    }
+  }
+}
+
 int run(int threads, const std::string& isa_word, double seconds, const std::string& part) {
   const Result<Isa> isa = isa_from_name(isa_word);
   if (!isa) {
@@ -133,7 +205,7 @@ int run(int threads, const std::string& isa_word, double seconds, const std::str
     const auto bytes = static_cast<size_t>(line.inputs * line.outputs) * dtype_bytes(line.dtype);
     std::vector<PackedMatrix> copies;
     copies.reserve(16);
-    while (copies.size() < std::clamp<size_t>((size_t{160} << 20) / bytes, 1, 40))
+    while (copies.size() < std::clamp<size_t>((size_t{384} << 20) / bytes, 1, 200))
       copies.push_back(random_matrix(backend, line));
     for (const int64_t n : line.rows) table.push_back({&line, n, best_call(backend, line, n, copies, seconds)});
     refresh();
@@ -151,6 +223,8 @@ int run(int threads, const std::string& isa_word, double seconds, const std::str
                row.line->inputs, row.line->outputs, row.time * 1e6, flops * 1e-9, 100 * flops / peak, bytes * 1e-9,
                100 * bytes / limits.read_bytes_per_s);
   }
+  if (std::string_view("expert").find(part) != std::string_view::npos) run_grouped(backend, seconds, limits);
+  if (std::string_view("pack").find(part) != std::string_view::npos) run_pack(backend, seconds);
   return 0;
 }
 

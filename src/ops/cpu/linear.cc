@@ -194,6 +194,19 @@ Ahead ask_ahead(const Block& block, const Block& after, int64_t pass, int64_t ti
           stride};
 }
 
+/// Asks for the part of out that a tile's sums of one panel will be added to, so that it is near when they are done.
+void ask_for_out(const Product& product, const Segment& segment, int64_t tile, int64_t panel) {
+  const int64_t width = segment.w->gated ? kPanel / 2 : kPanel;
+  const auto bytes = static_cast<int64_t>(dtype_bytes(product.out.dtype));
+  const int64_t row_bytes = product.out.shape[1] * bytes;
+  const int64_t line = 64;
+  const auto* out = static_cast<const std::byte*>(product.out.data) + panel * width * bytes;
+  for (int64_t row = segment.begin + segment.tile_begin(tile); row < segment.begin + segment.tile_begin(tile + 1);
+       ++row) {
+    for (int64_t at = 0; at < width * bytes; at += line) __builtin_prefetch(out + row * row_bytes + at, 1);
+  }
+}
+
 /// Multiplies a block, asking meanwhile for the weights of the block after it. `sums` holds every tile's sums of every
 /// panel of the block if there are several passes, else those of one tile and panel.
 void multiply_block(const LinearKernels& kernels, const Product& product, const Block& block, const Block& after,
@@ -226,6 +239,7 @@ void multiply_block(const LinearKernels& kernels, const Product& product, const 
         product_tile.prefetch_stride = ahead.stride;
         product_tile.sums = sums;
         if (passes > 1) product_tile.sums += ((tile - block.tile) * block.panels + i) * kTileRowsMax * kTileLanes;
+        if (product.accumulate && pass + 1 == passes) ask_for_out(product, segment, tile, block.panel + i);
         multiply(product_tile);
         if (pass + 1 == passes) finish(kernels, product, segment, tile, block.panel + i, product_tile.sums);
       }
