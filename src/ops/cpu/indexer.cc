@@ -20,11 +20,11 @@ struct Tile {
   int64_t step_row(int64_t r) const { return sequence->first_row + first + r; }
   int64_t length(int64_t r) const { return sequence->context + first + r + 1; }
 };
-constexpr int64_t kTileRows = 4;
+constexpr int64_t kScoreRows = 4;
 /// Tiles per thread whose scores are held at a time.
 constexpr int64_t kTilesPerThread = 2;
 /// Pages that one thread scores before another may take the next ones.
-constexpr int64_t kChunkPages = 32;
+constexpr int64_t kScorePages = 32;
 
 int64_t pages_of(int64_t length) { return (length + kPageTokens - 1) / kPageTokens; }
 
@@ -161,30 +161,30 @@ void CpuBackend::do_sparse_select(const SparseSelect& op) {
       std::fill_n(selection, op.selection_words, 0);
       select_all(sequence.context + r + 1, selection);
     }
-    for (; first < sequence.rows; first += kTileRows) {
-      tiles.push_back({&sequence, first, std::min(kTileRows, sequence.rows - first)});
+    for (; first < sequence.rows; first += kScoreRows) {
+      tiles.push_back({&sequence, first, std::min(kScoreRows, sequence.rows - first)});
       longest = std::max(longest, tiles.back().length(tiles.back().rows - 1));
     }
   }
 
   const int64_t stride = pages_of(longest) * kPageTokens;
-  const int64_t chunks = (pages_of(longest) + kChunkPages - 1) / kChunkPages;
+  const int64_t chunks = (pages_of(longest) + kScorePages - 1) / kScorePages;
   const auto count = static_cast<int64_t>(tiles.size());
   const int64_t group_tiles = std::min(count, kTilesPerThread * pool_.size());
   auto* scores =
-      static_cast<float*>(shared_scratch(static_cast<size_t>(group_tiles * kTileRows * stride) * sizeof(float)));
+      static_cast<float*>(shared_scratch(static_cast<size_t>(group_tiles * kScoreRows * stride) * sizeof(float)));
   for (int64_t group = 0; group < count; group += group_tiles) {
     const int64_t held = std::min(group_tiles, count - group);
     const auto tile_of = [&](int64_t i) -> const Tile& { return tiles[static_cast<size_t>(group + i)]; };
     pool_.for_each(held * chunks, [&](int64_t item, int) {
       const Tile& tile = tile_of(item / chunks);
-      const int64_t begin = item % chunks * kChunkPages;
-      const int64_t end = std::min(begin + kChunkPages, pages_of(tile.length(tile.rows - 1)));
-      score_tile(*kernels, op, tile, begin, end, scores + item / chunks * kTileRows * stride, stride);
+      const int64_t begin = item % chunks * kScorePages;
+      const int64_t end = std::min(begin + kScorePages, pages_of(tile.length(tile.rows - 1)));
+      score_tile(*kernels, op, tile, begin, end, scores + item / chunks * kScoreRows * stride, stride);
     });
-    pool_.for_each(held * kTileRows, [&](int64_t item, int worker) {
-      const Tile& tile = tile_of(item / kTileRows);
-      const int64_t r = item % kTileRows;
+    pool_.for_each(held * kScoreRows, [&](int64_t item, int worker) {
+      const Tile& tile = tile_of(item / kScoreRows);
+      const int64_t r = item % kScoreRows;
       if (r >= tile.rows) return;
       const int64_t length = tile.length(r);
       const int64_t row = tile.step_row(r);
