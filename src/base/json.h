@@ -12,6 +12,8 @@ namespace keye {
 /// Objects are sorted by key: for configurations and large tables. (Order-preserving values, as templates need them,
 /// are text/value.h's.)
 using Json = nlohmann::json;
+/// Objects keep the order in which their keys were set: for what people read.
+using OrderedJson = nlohmann::ordered_json;
 
 inline constexpr int kJsonDepthMax = 128;
 

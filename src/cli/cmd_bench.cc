@@ -1,8 +1,8 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "base/thread_pool.h"
 #include "cli/command.h"
 #include "cli/commands.h"
@@ -13,8 +13,6 @@
 
 namespace keye::cli {
 namespace {
-
-using OrderedJson = nlohmann::ordered_json;
 
 /// "model name" of /proc/cpuinfo, or nothing.
 std::string processor_name() {

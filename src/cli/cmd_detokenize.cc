@@ -63,8 +63,7 @@ int cmd_detokenize(int argc, char** argv) {
   Flags flags;
   CLI::App app(
       "Turns token ids into text, and prints its bytes with nothing added. Ids without a token are left out; bytes "
-      "that "
-      "are no UTF-8 in the end become U+FFFD.",
+      "that are no UTF-8 in the end become U+FFFD.",
       "detokenize");
   flags.tokenizer.add_to(app);
   CLI::Option* const ids =

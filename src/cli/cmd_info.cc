@@ -1,6 +1,6 @@
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
@@ -9,8 +9,6 @@
 
 namespace keye::cli {
 namespace {
-
-using OrderedJson = nlohmann::ordered_json;
 
 size_t kv_bytes_per_token(const model::ModelConfig& config, DType dtype) {
   return model::kv_spec_of(config, dtype).bytes_per_token();

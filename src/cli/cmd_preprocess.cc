@@ -20,12 +20,6 @@ struct Flags {
   int64_t max_pixels = 0;
 };
 
-/// Data URIs are cut for display.
-std::string shown(const std::string& reference) {
-  constexpr size_t kShown = 60;
-  return reference.size() <= kShown ? reference : reference.substr(0, kShown) + "...";
-}
-
 Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, const std::string& reference,
                                      const prompt::ImageOptions& options) {
   const media::MediaLimits limits;
@@ -36,7 +30,7 @@ Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, co
   KEYE_TRY(prompt::ImagePatches patches, processor.prepare(std::move(image), options));
   const int patch = processor.config().patch_size;
   KEYE_TRY_VOID(write_stdout(fmt::format(
-      "{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n", shown(reference), height, width,
+      "{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n", media::shown_reference(reference), height, width,
       patches.grid_h * patch, patches.grid_w * patch, patches.grid_h, patches.grid_w, processor.tokens(patches))));
   return patches;
 }
@@ -71,7 +65,7 @@ Result<void> preprocess(const Flags& flags) {
     if (!patches) {
       const Error& error = patches.error();
       if (error.where == reference) return error;
-      return Error{error.code, error.to_string(), shown(reference)};
+      return Error{error.code, error.to_string(), media::shown_reference(reference)};
     }
     pictures.push_back(std::move(patches).value());
   }
@@ -84,8 +78,7 @@ int cmd_preprocess(int argc, char** argv) {
   Flags flags;
   CLI::App app(
       "Decodes pictures, resizes them as the model's preprocessor_config.json says and cuts them into patches: what "
-      "the "
-      "vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 [pictures, "
+      "the vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 [pictures, "
       "3]).",
       "preprocess");
   app.add_option("--model", flags.model, "Folder of the checkpoint")->required()->type_name("DIR");

@@ -83,7 +83,7 @@ int cmd_render(int argc, char** argv) {
   CLI::App app(
       "Prints the prompt that a chat template makes of messages: its bytes, and nothing else. The template is the "
       "checkpoint's own (chat_template.jinja, chat_template.json or tokenizer_config.json), or the file given.",
-      "keye render");
+      "render");
   CLI::Option* const model =
       app.add_option("--model", flags.model, "Folder of a checkpoint: its template and special tokens")
           ->type_name("DIR");

@@ -2,9 +2,9 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/json.h"
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
@@ -15,8 +15,6 @@
 
 namespace keye::cli {
 namespace {
-
-using OrderedJson = nlohmann::ordered_json;
 
 struct Flags {
   std::string folder, prompt, system, messages;

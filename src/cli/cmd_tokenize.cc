@@ -62,8 +62,7 @@ int cmd_tokenize(int argc, char** argv) {
   Flags flags;
   CLI::App app(
       "Turns text into token ids. Prints a line for each token: its id, a tab, and the token as a JSON string, named "
-      "as "
-      "in the vocabulary. Special tokens that are written in the text are recognised; none is added.",
+      "as in the vocabulary. Special tokens that are written in the text are recognised; none is added.",
       "tokenize");
   flags.tokenizer.add_to(app);
   CLI::Option* const text =

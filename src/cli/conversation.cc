@@ -1,5 +1,7 @@
 #include "cli/conversation.h"
 
+#include <algorithm>
+
 #include "text/value_text.h"
 
 namespace keye::cli {
@@ -48,6 +50,13 @@ Result<prompt::Conversation> read_conversation(const std::string& messages_file,
         kwargs != nullptr && kwargs->is(text::Kind::dict)) {
       conversation.render.variables = kwargs->dict();
     }
+  }
+  const text::Value& messages = conversation.messages;
+  const bool is_list_of_objects =
+      messages.is_sequence() && std::all_of(messages.items().begin(), messages.items().end(),
+                                            [](const text::Value& message) { return message.is(text::Kind::dict); });
+  if (!is_list_of_objects) {
+    return make_error(ErrorCode::invalid_argument, messages_file, "the messages should be a list of objects");
   }
   if (!tools_file.empty()) {
     KEYE_TRY(const std::string tools, read_file(tools_file, size_t{64} << 20));
