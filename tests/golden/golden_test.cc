@@ -1,0 +1,260 @@
+// Every stored case against the program: prompts and pixels exactly, the model within the tolerances of README.md.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "golden/golden_case.h"
+#include "golden/model_run.h"
+
+namespace keye::golden {
+namespace {
+
+constexpr double kPixelTolerance = 1e-6;
+constexpr double kLogitTolerance = 2e-3;
+constexpr double kHiddenTolerance = 5e-4;
+constexpr double kFeatureTolerance = 1e-4;  // vision features, router logits and weights, indexer scores ...
+constexpr double kFeatureShare = 1e-5;      // ... or this share of the largest feature: keye-nano's reach 170
+constexpr int kStepTokensMax = 1024;
+
+std::vector<double> as_doubles(ConstView view) {
+  std::vector<double> values(static_cast<size_t>(view.elements()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = view.dtype == DType::f32   ? static_cast<double>(view.as<float>()[i])
+                : view.dtype == DType::i32 ? view.as<int32_t>()[i]
+                                           : view.as<uint8_t>()[i];
+  }
+  return values;
+}
+
+struct Difference {
+  double max_abs = 0;
+  double rms = 0;
+};
+
+Difference difference(const std::vector<double>& a, const std::vector<double>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  if (a.size() != b.size()) return {INFINITY, INFINITY};
+  Difference result;
+  double squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double gap = std::abs(a[i] - b[i]);
+    if (!(gap <= result.max_abs)) result.max_abs = gap;  // takes NaN too
+    squares += gap * gap;
+  }
+  result.rms = std::sqrt(squares / static_cast<double>(a.size()));
+  return result;
+}
+
+void expect_near(const std::vector<double>& found, const std::vector<double>& expected, double tolerance,
+                 const std::string& what) {
+  EXPECT_LE(difference(found, expected).max_abs, tolerance) << what;
+}
+
+std::vector<double> widen(const std::vector<float>& values) { return {values.begin(), values.end()}; }
+
+// -- prompts and pictures ----------------------------------------------------
+
+class GoldenPrompt : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenPrompt, EqualsTheReference) {
+  const Path folder = checkpoint_folder(GetParam());
+  const auto config = must(engine::read_folder_config(folder));
+  const auto builder = must(prompt::PromptBuilder::load(folder, engine::prompt_spec(config.model)));
+  for (const GoldenCase& golden : load_cases(GetParam())) {
+    SCOPED_TRACE(golden.name);
+    const Json& expected = golden.expected;
+    const prompt::Prompt prompt = build_prompt(builder, golden);
+    EXPECT_EQ(Json(prompt.tokens), expected.at("input_ids"));
+    EXPECT_EQ(Json(prompt.positions), expected.at("positions"));
+    EXPECT_EQ(prompt.position_delta, expected.at("position_delta"));
+    EXPECT_EQ(prompt.text, expected.at("expanded_prompt"));
+    if (golden.input().contains("messages")) {
+      const auto chat = conversation(golden);
+      const auto rendered = must(must(prompt::ChatTemplate::load(folder)).render(chat.messages, chat.render));
+      EXPECT_EQ(rendered.text, expected.at("rendered_prompt"));
+    }
+
+    Json grids = Json::array();
+    std::vector<double> pixels;
+    for (const prompt::VisionItem& item : prompt.vision) {
+      grids.push_back({1, item.patches.grid_h, item.patches.grid_w});
+      const auto values = as_doubles(item.patches.pixel_values.view());
+      pixels.insert(pixels.end(), values.begin(), values.end());
+    }
+    EXPECT_EQ(grids, expected.value("image_grid_thw", Json::array()));
+    if (const ConstView stored = golden.find("pixel_values"); !stored.empty()) {
+      expect_near(pixels, as_doubles(stored), kPixelTolerance, "pixel_values");
+    }
+    if (!pixels.empty()) {
+      double sum = 0;
+      double sum_abs = 0;
+      for (const double value : pixels) {
+        sum += value;
+        sum_abs += std::abs(value);
+      }
+      const auto count = static_cast<double>(pixels.size());
+      EXPECT_NEAR(sum / count, expected.at("pixel_values").at("mean"), kPixelTolerance);
+      EXPECT_NEAR(sum_abs / count, expected.at("pixel_values").at("mean_abs"), kPixelTolerance);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, GoldenPrompt, testing::ValuesIn(kinds()),
+                         [](const auto& param) { return identifier(param.param); });
+
+// -- the model ---------------------------------------------------------------
+
+class GoldenModel : public testing::TestWithParam<Setting> {
+ protected:
+  void check_f32(const GoldenCase& golden, const ModelRun& run, const PassRecord& record);
+  void check_layers(const GoldenCase& golden, const PassRecord& record);
+  void check_bf16(const std::vector<GoldenCase>& cases, const GoldenCase& golden, const PassRecord& record);
+  void check_greedy(const GoldenCase& golden, const std::vector<GreedyStep>& steps, double margin_max);
+
+  const engine::LoadedModel loaded_ =
+      must(engine::load(checkpoint_folder(GetParam().kind), {.dtype = GetParam().dtype,
+                                                             .isa = GetParam().isa,
+                                                             .step_tokens_max = kStepTokensMax,
+                                                             .step_logits_max = 1,
+                                                             .progress = {}}));
+};
+
+/// Row `row` of [rows, columns].
+std::vector<double> row_of(const Captured& tensor, int64_t row) {
+  const int64_t columns = tensor.shape[tensor.shape.rank() - 1];
+  const auto begin = tensor.values.begin() + row * columns;
+  return {begin, begin + columns};
+}
+
+void GoldenModel::check_f32(const GoldenCase& golden, const ModelRun& run, const PassRecord& record) {
+  expect_near(widen(record.last_logits), as_doubles(golden.find("last_logits")), kLogitTolerance, "last_logits");
+  if (const ConstView stored = golden.find("image_features"); !stored.empty()) {
+    const double largest = golden.expected.at("image_features").at("max_abs");
+    expect_near(as_doubles(run.pictures().features.view()), as_doubles(stored),
+                std::max(kFeatureTolerance, kFeatureShare * largest), "image_features");
+  }
+  const ConstView hidden = golden.find("hidden_last_token");
+  const int64_t layers = hidden.shape[0] - 2;
+  for (int64_t i = 0; i <= layers + 1; ++i) {
+    const std::string name = i <= layers ? fmt::format("hidden.{}", i) : fmt::format("final_hidden.{}", layers);
+    const Captured& found = record.tensors.at(name);
+    expect_near(row_of(found, found.shape[0] - 1), as_doubles(rows(hidden, i, i + 1)), kHiddenTolerance,
+                "last token's " + name);
+  }
+  check_layers(golden, record);
+}
+
+void GoldenModel::check_layers(const GoldenCase& golden, const PassRecord& record) {
+  const auto n = static_cast<int64_t>(golden.expected.at("input_ids").size());
+  for (const auto& [name, stored] : golden.tensors.tensors()) {
+    const auto found = record.tensors.find(name);
+    if (name.starts_with("hidden_states") || name.starts_with("vision_hidden")) {
+      const std::string prefix = name.starts_with("vision_hidden") ? "vision_hidden" : "hidden";
+      for (int64_t i = 0; i < stored.shape[0]; ++i) {
+        const std::string layer = fmt::format("{}.{}", prefix, i);
+        expect_near(record.tensors.at(layer).values, as_doubles(rows(stored, i, i + 1)), kHiddenTolerance, layer);
+      }
+    } else if (name.starts_with("router_logits")) {
+      ASSERT_NE(found, record.tensors.end()) << name;
+      expect_near(found->second.values, as_doubles(stored), kFeatureTolerance, name);
+    } else if (name.starts_with("router_experts")) {
+      // Order within a row has no meaning, so a row is compared as expert -> weight.
+      const std::string weights_name = "router_weights" + name.substr(name.find('.'));
+      const auto experts = as_doubles(stored);
+      const auto weights = as_doubles(golden.find(weights_name));
+      ASSERT_NE(found, record.tensors.end()) << name;
+      ASSERT_EQ(found->second.values.size(), experts.size()) << name;
+      const auto k = static_cast<size_t>(stored.shape[1]);
+      for (size_t begin = 0; begin < experts.size(); begin += k) {
+        std::map<double, double> expected_row;
+        std::map<double, double> found_row;
+        for (size_t i = begin; i < begin + k; ++i) {
+          expected_row[experts[i]] = weights[i];
+          found_row[found->second.values[i]] = record.tensors.at(weights_name).values[i];
+        }
+        for (const auto& [expert, weight] : expected_row) {
+          ASSERT_TRUE(found_row.contains(expert)) << name << " token " << begin / k << " expert " << expert;
+          ASSERT_NEAR(found_row[expert], weight, kFeatureTolerance) << weights_name << " token " << begin / k;
+        }
+      }
+    } else if (name.starts_with("indexer_scores") || name.starts_with("indexer_selected")) {
+      const bool selected = name.starts_with("indexer_selected");
+      const auto watched = record.tensors.find(selected ? "indexer_selection" + name.substr(name.find('.')) : name);
+      ASSERT_NE(watched, record.tensors.end()) << name;
+      const auto values = as_doubles(stored);
+      for (int64_t t = 0; t < n; ++t) {
+        const std::vector<double> row = row_of(watched->second, t);
+        const std::vector<double> seen(row.begin(), row.begin() + t + 1);
+        const std::vector<double> expected(values.begin() + t * n, values.begin() + t * n + t + 1);
+        expect_near(seen, expected, selected ? 0 : kFeatureTolerance, fmt::format("{} token {}", name, t));
+      }
+    }
+  }
+}
+
+/// Twice what the same computation in bfloat16 lost in this case. In keye-2_0 the random router and indexer choose
+/// otherwise with every rounding, in other cases each time: there it is twice the most that any case lost. keye-nano,
+/// which is trained, is held to its text.
+void GoldenModel::check_bf16(const std::vector<GoldenCase>& cases, const GoldenCase& golden, const PassRecord& record) {
+  Difference lost;
+  for (const GoldenCase& other : cases) {
+    if (!other.expected.contains("bfloat16_run") || (golden.kind != "keye-2_0" && other.name != golden.name)) continue;
+    const Json& run = other.expected.at("bfloat16_run");
+    lost.max_abs = std::max(lost.max_abs, run.at("last_logits_max_abs_diff").get<double>());
+    lost.rms = std::max(lost.rms, run.at("last_logits_rms_diff").get<double>());
+  }
+  if (lost.max_abs == 0) return;
+  const Difference gap = difference(widen(record.last_logits), as_doubles(golden.find("last_logits")));
+  EXPECT_LE(gap.max_abs, 2 * lost.max_abs);
+  EXPECT_LE(gap.rms, 2 * lost.rms);
+}
+
+/// Tokens equal, up to the first difference at a margin that may flip: from there on the texts go their own ways.
+void GoldenModel::check_greedy(const GoldenCase& golden, const std::vector<GreedyStep>& steps, double margin_max) {
+  const Json& greedy = golden.expected.at("greedy");
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].token == greedy.at("tokens").at(i)) continue;
+    EXPECT_LT(greedy.at("margin").at(i).get<double>(), margin_max) << "greedy token " << i << " is " << steps[i].token;
+    return;
+  }
+}
+
+TEST_P(GoldenModel, EqualsTheReference) {
+  const Setting& setting = GetParam();
+  const std::vector<GoldenCase> cases = load_cases(setting.kind);
+  for (const GoldenCase& golden : cases) {
+    SCOPED_TRACE(golden.name);
+    const Json& greedy = golden.expected.at("greedy");
+    const prompt::Prompt prompt = build_prompt(*loaded_.prompts, golden);
+    ASSERT_EQ(Json(prompt.tokens), golden.expected.at("input_ids"));
+    auto count = static_cast<int>(greedy.at("tokens").size());
+    ModelRun run(*loaded_.model, prompt, static_cast<int>(prompt.tokens.size()) + count);
+    const PassRecord record = run.pass();
+    if (setting.kind == "keye-nano") {
+      // What it says after its own end of the reply has no meaning.
+      const auto end = std::find_if(greedy.at("tokens").begin(), greedy.at("tokens").end(), [&](const Json& token) {
+        const auto& eos = loaded_.generation.eos_ids;
+        return std::find(eos.begin(), eos.end(), token.get<int32_t>()) != eos.end();
+      });
+      count = std::min(count, static_cast<int>(end - greedy.at("tokens").begin()) + 1);
+    }
+    const std::vector<GreedyStep> steps = run.greedy(record.last_logits, count);
+    if (setting.dtype == DType::f32) {
+      check_f32(golden, run, record);
+      check_greedy(golden, steps, 0);
+    } else {
+      check_bf16(cases, golden, record);
+      const Json gap = golden.expected.value("bfloat16_run", Json::object());
+      // A random indexer chooses otherwise in bf16 now and then, by any margin: keye-2_0's texts say nothing.
+      if (setting.kind != "keye-2_0") check_greedy(golden, steps, 2 * gap.value("last_logits_max_abs_diff", 0.0));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, GoldenModel, testing::ValuesIn(settings()),
+                         [](const auto& param) { return setting_name(param.param); });
+
+}  // namespace
+}  // namespace keye::golden
