@@ -144,19 +144,63 @@ std::pair<double, double> grouped_call(Backend& backend, std::span<const PackedM
   return {best, used};
 }
 
-void run_grouped(Backend& backend, double seconds, const MachineLimits& limits) {
-  const Line line{"expert gate|up", 2048, 1536, kGated, {}};
+MachineLimits better(const MachineLimits& a, const MachineLimits& b) {
+  return {std::max(a.read_bytes_per_s, b.read_bytes_per_s), std::max(a.bf16_flops, b.bf16_flops),
+          std::max(a.f32_flops, b.f32_flops)};
+}
+
+struct Row {
+  int64_t n = 0;
+  double time = 0;
+  double flops = 0;  // of the call
+  double bytes = 0;  // of weights
+};
+
+/// What `measure` returns, beside the better of the limits before and after it: on shared machines they wander.
+template <class Measure>
+void report(CpuBackend& backend, double seconds, const Line& line, Measure&& measure) {
+  const MachineLimits before = measure_limits(backend.pool(), backend.isa(), 2 * seconds);
+  const std::vector<Row> rows = measure();
+  const MachineLimits limits = better(before, measure_limits(backend.pool(), backend.isa(), 2 * seconds));
+  const double peak = line.dtype == DType::bf16 ? limits.bf16_flops : limits.f32_flops;
+  for (const Row& row : rows) {
+    const double flops = row.flops / row.time;
+    const double bytes = row.bytes / row.time;
+    fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10.1f} {:>9.1f} {:>6.1f}% of {:>6.1f} {:>8.1f} {:>6.1f}% of {:>5.1f}\n",
+               line.name, row.n, line.inputs, line.outputs, row.time * 1e6, flops * 1e-9, 100 * flops / peak,
+               peak * 1e-9, bytes * 1e-9, 100 * bytes / limits.read_bytes_per_s, limits.read_bytes_per_s * 1e-9);
+  }
+}
+
+void run_line(CpuBackend& backend, const Line& line, double seconds) {
+  const double weights = static_cast<double>(line.inputs * line.outputs);
+  const double bytes = weights * static_cast<double>(dtype_bytes(line.dtype));
+  std::vector<PackedMatrix> copies;
+  do {
+    copies.push_back(random_matrix(backend, line));
+  } while (static_cast<double>(copies.size() + 1) * bytes < 4e8);
+  report(backend, seconds, line, [&] {
+    std::vector<Row> rows;
+    for (const int64_t n : line.rows) {
+      rows.push_back({n, best_call(backend, line, n, copies, seconds), 2 * weights * static_cast<double>(n), bytes});
+    }
+    return rows;
+  });
+}
+
+void run_grouped(CpuBackend& backend, double seconds) {
+  const Line line{"expert gate|up", 2048, 1536, kGated, {1, 4, 16, 64, 512}};
   std::vector<PackedMatrix> experts;
   for (int e = 0; e < 64; ++e) experts.push_back(random_matrix(backend, line));
   const double weights = static_cast<double>(line.inputs * line.outputs);
-  for (const int64_t tokens : {1, 4, 16, 64, 512}) {
-    const auto [time, used] = grouped_call(backend, experts, tokens, seconds);
-    const double flops = 2 * weights * static_cast<double>(tokens) * 8 / time;
-    const double bytes = 2 * weights * used / time;
-    fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10.1f} {:>9.1f} {:>6.1f}% {:>8.1f} {:>6.1f}%  ({} experts)\n", line.name,
-               tokens, line.inputs, line.outputs, time * 1e6, flops * 1e-9, 100 * flops / limits.bf16_flops,
-               bytes * 1e-9, 100 * bytes / limits.read_bytes_per_s, used);
-  }
+  report(backend, seconds, line, [&] {
+    std::vector<Row> rows;
+    for (const int64_t tokens : line.rows) {
+      const auto [time, used] = grouped_call(backend, experts, tokens, seconds);
+      rows.push_back({tokens, time, 2 * weights * static_cast<double>(tokens) * 8, 2 * weights * used});
+    }
+    return rows;
+  });
 }
 
 void run_pack(Backend& backend, double seconds) {
@@ -186,45 +230,14 @@ int run(int threads, const std::string& isa_word, double seconds, const std::str
   }
   if (threads == 1) clock_id = CLOCK_THREAD_CPUTIME_ID;
   CpuBackend backend(threads, *isa);
-  MachineLimits limits;
-  const auto refresh = [&] {
-    const MachineLimits seen = measure_limits(backend.pool(), *isa, 3 * seconds);
-    limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, seen.read_bytes_per_s);
-    limits.bf16_flops = std::max(limits.bf16_flops, seen.bf16_flops);
-    limits.f32_flops = std::max(limits.f32_flops, seen.f32_flops);
-  };
-  struct Row {
-    const Line* line;
-    int64_t n;
-    double time;
-  };
-  std::vector<Row> table;
-  refresh();
+  const auto wanted = [&](std::string_view name) { return name.find(part) != std::string_view::npos; };
+  fmt::print("{} threads, {}\n{:<20} {:>6} {:>6} {:>7} {:>10} {:>9} {:>17} {:>8} {:>16}\n", threads, isa_name(*isa),
+             "product", "rows", "inputs", "outputs", "us", "GFLOP/s", "share of peak", "GB/s", "share of read");
   for (const Line& line : lines()) {
-    if (std::string_view(line.name).find(part) == std::string_view::npos) continue;
-    const auto bytes = static_cast<size_t>(line.inputs * line.outputs) * dtype_bytes(line.dtype);
-    std::vector<PackedMatrix> copies;
-    copies.reserve(16);
-    while (copies.size() < std::clamp<size_t>((size_t{384} << 20) / bytes, 1, 200))
-      copies.push_back(random_matrix(backend, line));
-    for (const int64_t n : line.rows) table.push_back({&line, n, best_call(backend, line, n, copies, seconds)});
-    refresh();
+    if (wanted(line.name)) run_line(backend, line, seconds);
   }
-  fmt::print("{} threads, {}: memory read {:.1f} GB/s, bf16 {:.0f} GFLOP/s, f32 {:.0f} GFLOP/s\n", threads,
-             isa_name(*isa), limits.read_bytes_per_s * 1e-9, limits.bf16_flops * 1e-9, limits.f32_flops * 1e-9);
-  fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10} {:>9} {:>7} {:>8} {:>7}\n", "product", "rows", "inputs", "outputs", "us",
-             "GFLOP/s", "of peak", "GB/s", "of read");
-  for (const Row& row : table) {
-    const double weights = static_cast<double>(row.line->inputs * row.line->outputs);
-    const double flops = 2 * weights * static_cast<double>(row.n) / row.time;
-    const double bytes = weights * static_cast<double>(dtype_bytes(row.line->dtype)) / row.time;
-    const double peak = row.line->dtype == DType::bf16 ? limits.bf16_flops : limits.f32_flops;
-    fmt::print("{:<20} {:>6} {:>6} {:>7} {:>10.1f} {:>9.1f} {:>6.1f}% {:>8.1f} {:>6.1f}%\n", row.line->name, row.n,
-               row.line->inputs, row.line->outputs, row.time * 1e6, flops * 1e-9, 100 * flops / peak, bytes * 1e-9,
-               100 * bytes / limits.read_bytes_per_s);
-  }
-  if (std::string_view("expert").find(part) != std::string_view::npos) run_grouped(backend, seconds, limits);
-  if (std::string_view("pack").find(part) != std::string_view::npos) run_pack(backend, seconds);
+  if (wanted("expert")) run_grouped(backend, seconds);
+  if (wanted("pack")) run_pack(backend, seconds);
   return 0;
 }
 
