@@ -35,13 +35,6 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-/// Long references, data URIs above all, are cut for messages.
-std::string shortened(std::string_view reference) {
-  constexpr size_t kShown = 60;
-  if (reference.size() <= kShown) return std::string(reference);
-  return fmt::format("{}... ({} characters)", reference.substr(0, kShown), reference.size());
-}
-
 Error too_large(std::string_view where, size_t bytes, const MediaLimits& limits) {
   return make_error(ErrorCode::too_large, where, "{} bytes, over the limit of {}", bytes, limits.bytes_max);
 }
@@ -50,7 +43,7 @@ Result<std::string> load_data_uri(std::string_view uri, const MediaLimits& limit
   constexpr std::string_view kWhere = "data URI";
   const size_t comma = uri.find(',');
   if (comma == std::string_view::npos) {
-    return make_error(ErrorCode::invalid_argument, kWhere, "no comma before the data: {}", shortened(uri));
+    return make_error(ErrorCode::invalid_argument, kWhere, "no comma before the data: {}", shown_reference(uri));
   }
   const std::string header = lower(uri.substr(0, comma));
   std::string_view payload = uri.substr(comma + 1);
@@ -79,19 +72,25 @@ Result<std::string> load_file_uri(std::string_view uri, const MediaLimits& limit
     rest.remove_prefix(2);
     const std::string_view host = rest.substr(0, rest.find('/'));
     if (!host.empty() && lower(host) != "localhost") {
-      return make_error(ErrorCode::invalid_argument, shortened(uri), "the host must be empty or localhost, not {}",
+      return make_error(ErrorCode::invalid_argument, shown_reference(uri), "the host must be empty or localhost, not {}",
                         host);
     }
     rest.remove_prefix(host.size());
   }
   KEYE_TRY(const std::string path, decode_percent(rest));
   if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos) {
-    return make_error(ErrorCode::invalid_argument, shortened(uri), "a file URI names an absolute path: file:///path");
+    return make_error(ErrorCode::invalid_argument, shown_reference(uri), "a file URI names an absolute path: file:///path");
   }
   return read_file(Path(path), limits.bytes_max);
 }
 
 }  // namespace
+
+std::string shown_reference(std::string_view reference) {
+  const size_t shown = lower(reference.substr(0, 5)) == "data:" ? 60 : 4096;
+  if (reference.size() <= shown) return std::string(reference);
+  return fmt::format("{}... ({} characters)", reference.substr(0, shown), reference.size());
+}
 
 Result<std::string> decode_base64(std::string_view text) {
   const auto refuse = [](std::string_view what) {
@@ -152,7 +151,7 @@ Result<std::string> load_media_bytes(std::string_view reference, const MediaLimi
   if (scheme.starts_with("data:")) return load_data_uri(reference, limits);
   if (scheme.starts_with("file:")) return load_file_uri(reference, limits);
   if (reference.find("://") != std::string_view::npos) {
-    return make_error(ErrorCode::unsupported, shortened(reference),
+    return make_error(ErrorCode::unsupported, shown_reference(reference),
                       "pictures are read from paths, file:// URIs and data: URIs; download this one first");
   }
   if (reference.empty() || reference.find('\0') != std::string_view::npos) {

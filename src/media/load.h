@@ -16,6 +16,9 @@ namespace keye::media {
 /// (over limits.bytes_max, checked before decoding).
 Result<std::string> load_media_bytes(std::string_view reference, const MediaLimits& limits);
 
+/// `reference` for a message: a data URI is cut, as is what is too long for any path.
+std::string shown_reference(std::string_view reference);
+
 /// Standard or URL-safe alphabet, padding optional, spaces and line breaks skipped, anything else refused.
 /// Errors: invalid_argument.
 Result<std::string> decode_base64(std::string_view text);

@@ -159,7 +159,11 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
       return images_->prepare(std::move(image), picture.options);
     };
     auto patches = prepare();
-    if (!patches) return refuse(picture.where, patches.error().to_string(), patches.error().code);
+    if (!patches) {
+      Error error = patches.error();
+      if (error.where == "picture") error.where = media::shown_reference(picture.source);
+      return refuse(picture.where, error.to_string(), error.code);
+    }
     const int32_t tokens = images_->tokens(*patches);
     prompt.vision.push_back({std::move(patches).value(), 0, tokens});
   }
