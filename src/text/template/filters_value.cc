@@ -151,7 +151,7 @@ Result<Value> to_float(Interpreter&, const Value& value, Arguments& arguments) {
 double round_real(double value, int64_t precision) {
   if (!std::isfinite(value) || value == 0 || precision > 330) return value;
   if (precision >= 0) return std::strtod(format_real(value, 'f', static_cast<int>(precision), false).c_str(), nullptr);
-  const std::string whole = format_real(std::abs(value), 'e', 0, false);
+  const std::string whole = format_real(std::abs(value), 'e', 17, false);
   const int64_t digits = std::atoi(whole.substr(whole.find('e') + 1).c_str()) + 1;
   if (-precision > digits) return std::copysign(0.0, value);
   if (-precision == digits) {

@@ -108,10 +108,11 @@ std::string_view prefix_of(char type) {
   return type == 'x' ? "0x" : type == 'X' ? "0X" : type == 'o' ? "0o" : type == 'b' ? "0b" : "";
 }
 
-Result<int64_t> to_integer(const Value& value) {
-  if (value.is_integral()) return value.integer();
-  if (value.is(Kind::real) && std::abs(value.real()) < 9.2e18) return static_cast<int64_t>(value.real());
-  return failure("a number is needed here, not {}", type_name(value));
+/// Whether int(value) fits; a number is needed.
+bool to_integer(const Value& value, int64_t& integer) {
+  if (value.is(Kind::real) && !(std::abs(value.real()) < 9223372036854775808.0)) return false;
+  integer = value.is(Kind::real) ? static_cast<int64_t>(value.real()) : value.integer();
+  return true;
 }
 
 // ---- "{}".format: the specification after the colon.
@@ -560,7 +561,9 @@ class PercentFormatter {
         const bool decimal = base_of(layout.type) == 10;
         if (!value.is_integral() && !(decimal && value.is(Kind::real)))
           return failure("%{} needs an integer, not {}", layout.type, type_name(value));
-        KEYE_TRY(const int64_t number, to_integer(value));
+        int64_t number = 0;
+        if (!to_integer(value, number))
+          return failure("the number is an integer beyond 64 bits, which is not supported");
         if (layout.precision > kPrecisionMax) return failure("a precision of {} digits is too large", layout.precision);
         std::string digits = digits_of(magnitude(number), base_of(layout.type), layout.type == 'X');
         if (static_cast<int>(digits.size()) < layout.precision)

@@ -90,6 +90,8 @@ class Interpreter {
   /// One of the four order comparisons. Errors: no order between these types.
   Result<bool> ordered(CompareOp op, const Value& a, const Value& b);
   Result<bool> contains(const Value& container, const Value& item);
+  /// Whether all items of `a` are in `b`, and, unless `a` may be smaller, as many.
+  Result<bool> is_subset(const Value& a, const Value& b, bool may_be_smaller);
   Result<bool> compare(CompareOp op, const Value& a, const Value& b);
   Result<Value> binary(ExprKind op, const Value& a, const Value& b);
   /// Sorts stably as sorted() does, by keys of the same length.

@@ -24,6 +24,12 @@ bool holds(CompareOp op, int order) {
   }
 }
 
+/// Keys and items of dicts compare as sets.
+bool is_set_like(const Value& value) {
+  const auto* view = value.as<DictView>();
+  return view != nullptr && view->part() != DictView::Part::values;
+}
+
 Error overflow() { return failure("the result is an integer beyond 64 bits, which is not supported"); }
 
 std::string_view symbol(ExprKind op) {
@@ -254,6 +260,7 @@ Result<Dict> Interpreter::make_dict(const Arguments& arguments) {
   Dict out;
   if (!arguments.positional.empty()) {
     const Value& source = arguments.positional.front();
+    if (source.is(Kind::undefined)) return undefined_error(source);
     if (source.is(Kind::dict)) {
       out = source.dict();
     } else {
@@ -294,6 +301,7 @@ Result<bool> Interpreter::equals(const Value& a, const Value& b) {
     return true;
   }
   if (a.is(Kind::object) && b.is(Kind::object)) {
+    if (is_set_like(a) && is_set_like(b)) return is_subset(a, b, false);
     const auto* x = a.as<Range>();
     const auto* y = b.as<Range>();
     return x != nullptr && y != nullptr ? *x == *y : a.address() == b.address();
@@ -319,7 +327,27 @@ Result<bool> Interpreter::ordered(CompareOp op, const Value& a, const Value& b) 
     return holds(op, compare_numbers(Value(a.items().size()), Value(b.items().size())));
   }
   if (a.is(Kind::big_integer) || b.is(Kind::big_integer)) return overflow();
+  if (is_set_like(a) && is_set_like(b)) {
+    const bool strict = op == CompareOp::less || op == CompareOp::greater;
+    const bool up = op == CompareOp::less || op == CompareOp::less_equal;
+    KEYE_TRY(const int64_t size_a, length(a));
+    KEYE_TRY(const int64_t size_b, length(b));
+    if (strict && size_a == size_b) return false;
+    return up ? is_subset(a, b, true) : is_subset(b, a, true);
+  }
   return failure("values of types {} and {} have no order", text::type_name(a), text::type_name(b));
+}
+
+Result<bool> Interpreter::is_subset(const Value& a, const Value& b, bool may_be_smaller) {
+  KEYE_TRY(const int64_t size_a, length(a));
+  KEYE_TRY(const int64_t size_b, length(b));
+  if (may_be_smaller ? size_a > size_b : size_a != size_b) return false;
+  KEYE_TRY(const Values items, collect(a));
+  for (const Value& item : items) {
+    KEYE_TRY(const bool inside, contains(b, item));
+    if (!inside) return false;
+  }
+  return true;
 }
 
 Result<bool> Interpreter::contains(const Value& container, const Value& item) {
