@@ -160,9 +160,9 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
     };
     auto patches = prepare();
     if (!patches) {
-      Error error = patches.error();
-      if (error.where == "picture") error.where = media::shown_reference(picture.source);
-      return refuse(picture.where, error.to_string(), error.code);
+      const Error& error = patches.error();
+      const std::string file = error.where == picture.source ? "" : media::shown_reference(picture.source) + ": ";
+      return refuse(picture.where, file + error.to_string(), error.code);
     }
     const int32_t tokens = images_->tokens(*patches);
     prompt.vision.push_back({std::move(patches).value(), 0, tokens});

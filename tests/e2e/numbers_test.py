@@ -41,7 +41,7 @@ class Logits(Case):
             if "messages" in case:
                 flags += ["--messages", self.messages(kind, name)]
                 if tools := case.get("template_variables", {}).get("tools"):
-                    flags += ["--tools", self.write_json("tools.json", tools)]
+                    flags += ["--tools", self.write_json("definitions.json", tools)]
             else:
                 flags += ["--ids", self.write_json("ids.json", golden(kind, name)["input_ids"])]
             self.assert_as_golden(self.logits(*flags), kind, name)
