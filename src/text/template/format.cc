@@ -90,9 +90,10 @@ std::string_view sign_of(bool negative, char sign) {
 }
 
 std::string digits_of(uint64_t value, int base, bool upper) {
+  const std::string_view letters = upper ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string out;
   do {
-    out.push_back((upper ? "0123456789ABCDEF" : "0123456789abcdef")[value % static_cast<unsigned>(base)]);
+    out.push_back(letters[value % static_cast<unsigned>(base)]);
     value /= static_cast<unsigned>(base);
   } while (value > 0);
   std::ranges::reverse(out);
