@@ -29,9 +29,10 @@ Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, co
   const int width = image.width;
   KEYE_TRY(prompt::ImagePatches patches, processor.prepare(std::move(image), options));
   const int patch = processor.config().patch_size;
-  KEYE_TRY_VOID(write_stdout(fmt::format(
-      "{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n", media::shown_reference(reference), height, width,
-      patches.grid_h * patch, patches.grid_w * patch, patches.grid_h, patches.grid_w, processor.tokens(patches))));
+  KEYE_TRY_VOID(
+      write_stdout(fmt::format("{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n",
+                               media::shown_reference(reference), height, width, patches.grid_h * patch,
+                               patches.grid_w * patch, patches.grid_h, patches.grid_w, processor.tokens(patches))));
   return patches;
 }
 
@@ -78,7 +79,8 @@ int cmd_preprocess(int argc, char** argv) {
   Flags flags;
   CLI::App app(
       "Decodes pictures, resizes them as the model's preprocessor_config.json says and cuts them into patches: what "
-      "the vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 [pictures, "
+      "the vision encoder takes. Writes pixel_values (f32 [patches, 3, patch, patch]) and image_grid_thw (i64 "
+      "[pictures, "
       "3]).",
       "preprocess");
   app.add_option("--model", flags.model, "Folder of the checkpoint")->required()->type_name("DIR");
