@@ -61,7 +61,7 @@ TEST_P(Invariance, SameBitsWhateverRunsBeside) {
       prompts.push_back(build_prompt(*loaded.prompts, load_case(GetParam().kind, name)));
     }
     for (const int chunk : {kWhole, 64, 7, 1}) {
-      if (chunk == 1 && threads == 3) continue;  // slow where three threads share two processors
+      if (chunk < 64 && threads == 3) continue;  // slow where three threads share two processors
       auto logits = run_batch(model, {{prompts.data(), {chunk}}});
       if (alone.empty()) alone = logits[0];
       expect_same_bits(alone, logits[0], vocab, fmt::format("{} threads, chunks of {}", threads, chunk));
