@@ -181,7 +181,7 @@ def random_regex(rng, depth=0):
     for _ in range(rng.randint(1, 3)):
         kind = rng.random()
         if depth < 2 and kind < 0.15:
-            group = rng.choice(["(?:", "(", "(?>"])
+            group = rng.choice(["(?:", "("])
             inner = random_regex(rng, depth + 1)
             quantifier = rng.choice(["", "+", "?"]) if all(c not in inner for c in "*?{+") else ""
             parts.append(group + inner + ")" + quantifier)

@@ -79,6 +79,7 @@ class Parser {
     parts_.syntax.emplace_back();
     literal_ = 0;
     can_repeat_ = true;
+    after_group_ = false;
   }
 
   Result<void> parse_item() {
@@ -88,6 +89,7 @@ class Parser {
       case ')':
         if (ignore_case_.empty()) return corrupt("nothing is open to be closed");
         can_repeat_ = !lookaround_.back();
+        after_group_ = true;
         ignore_case_.pop_back();
         lookaround_.pop_back();
         ++at_;
@@ -152,8 +154,6 @@ class Parser {
       ignore = true;
     } else if (take("(?-i:")) {
       ignore = false;
-    } else if (take("(?>")) {
-      opened = "(?>";
     } else if (ahead("(?=") || ahead("(?!")) {
       opened = pattern_.substr(at_, 3);
       at_ += 3;
@@ -193,6 +193,8 @@ class Parser {
     // After a count, Oniguruma takes both signs for repetitions of their own, other engines do not.
     if (ahead("?") || ahead("+")) {
       if (counted) return unsupported("\"{}\" after a counted repetition", first_characters(1));
+      // Like (?>...), which Oniguruma does not always match where its definition says.
+      if (ahead("+") && after_group_) return unsupported("a group repeated without backtracking");
       put_syntax(pattern_.substr(at_++, 1));
     }
     can_repeat_ = false;
@@ -357,6 +359,7 @@ class Parser {
   std::vector<bool> ignore_case_;  // of the open groups
   std::vector<bool> lookaround_;
   bool can_repeat_ = false;
+  bool after_group_ = false;
   char32_t literal_ = 0;  // the character that comes just before, if it was one where case is ignored
 };
 

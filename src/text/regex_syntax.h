@@ -23,7 +23,7 @@ struct RegexParts {
 };
 
 /// Takes a pattern apart. What Oniguruma gives a meaning of its own, or what depends on more than the one character
-/// (anchors, back references, \b, case-insensitive letters beyond ASCII), is refused by name.
+/// (anchors, back references, \b, atomic groups, case-insensitive letters beyond ASCII), is refused by name.
 /// Errors: unsupported, too_large, corrupt_data (not a regular expression); with the byte in the message.
 Result<RegexParts> parse_regex(std::string_view pattern, std::string_view where);
 

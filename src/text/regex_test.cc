@@ -77,6 +77,8 @@ TEST(Regex, NamesWhatItDoesNotSupport) {
   EXPECT_THAT(refusal("^a"), HasSubstr("byte 0: the anchor ^ is not supported"));
   EXPECT_THAT(refusal("(?i)a"), HasSubstr("a group that begins with \"(?i)\""));
   EXPECT_THAT(refusal("(?<name>a)"), HasSubstr("a group that begins with"));
+  EXPECT_THAT(refusal("(?>a|b)c"), HasSubstr("a group that begins with \"(?>a\""));
+  EXPECT_THAT(refusal("(?:a|b)++c"), HasSubstr("a group repeated without backtracking"));
   EXPECT_THAT(refusal("(a)\\1"), HasSubstr("\\1 is not supported"));
   EXPECT_THAT(refusal("\\bword"), HasSubstr("\\b is not supported"));
   EXPECT_THAT(refusal("\\p{Han}"), HasSubstr("the property \"Han\""));
