@@ -34,7 +34,7 @@ struct Sequences {
       tokens.push_back(static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(vocab)));
       positions.push_back(i);
     }
-    const int each = (length + ops::kPageTokens - 1) / ops::kPageTokens;
+    const int each = static_cast<int>(ops::pages_for(length));
     for (int s = 0; s < batch; ++s) {
       pages.emplace_back(static_cast<size_t>(each));
       std::iota(pages.back().begin(), pages.back().end(), s * each);

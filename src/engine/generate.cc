@@ -12,8 +12,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-int64_t pages_for(int64_t tokens) { return (tokens + ops::kPageTokens - 1) / ops::kPageTokens; }
-
 std::span<const float> logits_row(ConstView logits, int64_t row) {
   const auto vocab = static_cast<size_t>(logits.shape[1]);
   return {logits.as<float>() + static_cast<size_t>(row) * vocab, vocab};
@@ -69,7 +67,7 @@ Result<void> Generator::check(const Request& request) const {
   }
   // Replies share the prompt's whole pages.
   const int64_t shared = length / ops::kPageTokens;
-  const int64_t needed = shared + request.replies * (pages_for(longest) - shared) + 1;
+  const int64_t needed = shared + request.replies * (ops::pages_for(longest) - shared) + 1;
   if (needed > pool_.free_pages()) {
     return make_error(ErrorCode::too_large, "prompt", "needs {} pages of KV cache ({} tokens each), {} are free",
                       needed, ops::kPageTokens, pool_.free_pages());
@@ -78,7 +76,7 @@ Result<void> Generator::check(const Request& request) const {
 }
 
 void Generator::grow(std::vector<int32_t>& pages, int64_t tokens) {
-  while (static_cast<int64_t>(pages.size()) < pages_for(tokens)) {
+  while (static_cast<int64_t>(pages.size()) < ops::pages_for(tokens)) {
     const int32_t page = pool_.take();
     KEYE_CHECK(page >= 0, "check() admits only what fits");
     pages.push_back(page);

@@ -46,7 +46,7 @@ Result<Tensor> all_logits(model::Model& model, const prompt::Prompt& prompt, int
                       text.positions_max);
   }
   const EncodedPictures pictures = encode_pictures(model, prompt, progress);
-  std::vector<int32_t> pages(static_cast<size_t>((n + ops::kPageTokens - 1) / ops::kPageTokens));
+  std::vector<int32_t> pages(static_cast<size_t>(ops::pages_for(n)));
   std::iota(pages.begin(), pages.end(), 0);
   model::KvCache cache(model.kv_spec(), static_cast<int>(pages.size()));
   Runner runner(model, cache);

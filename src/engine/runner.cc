@@ -38,7 +38,7 @@ ConstView Runner::step(std::span<const SequenceStep> batch) {
       if (wanted) logits_rows_.push_back(first + i);
     }
     const int32_t end = sequence.context + count;
-    const auto pages = static_cast<size_t>((end + ops::kPageTokens - 1) / ops::kPageTokens);
+    const auto pages = static_cast<size_t>(ops::pages_for(end));
     sequences_.push_back({first, count, sequence.context, sequence.pages.first(pages)});
     for (const PlacedFeatures& placed : sequence.features) {
       const int32_t begin = std::max(sequence.context, placed.first_token);

@@ -25,20 +25,28 @@ void check_plane(const KvPlane& plane, const char* what, PlaneLayout layout, DTy
   KEYE_CHECK(plane.heads > 0 && plane.data != nullptr, "{} is empty", what);
 }
 
+struct HeadShape {
+  int64_t n, h, d;
+};
+
+/// Queries and the planes that they meet fit each other; the shape of the queries.
+HeadShape check_heads(const ConstView& q, const KvPlane& k, const KvPlane& v) {
+  KEYE_CHECK(q.shape.rank() == 3, "q is {}", q.shape.to_string());
+  const HeadShape shape{q.shape[0], q.shape[1], q.shape[2]};
+  check_compute_dtype(q.dtype, "q");
+  check_head_dim(shape.d);
+  check_view("q", q, {shape.n, shape.h, shape.d}, {q.dtype});
+  check_plane(k, "k", PlaneLayout::keys, q.dtype, shape.d);
+  check_plane(v, "v", PlaneLayout::values, q.dtype, shape.d);
+  KEYE_CHECK(k.heads == v.heads && shape.h % k.heads == 0, "{} query heads over {} key and {} value heads", shape.h,
+             k.heads, v.heads);
+  return shape;
+}
+
 }  // namespace
 
 void attention_input(Backend& backend, const AttentionInput& op) {
-  KEYE_CHECK(op.q.shape.rank() == 3, "q is {}", op.q.shape.to_string());
-  const int64_t n = op.q.shape[0];
-  const int64_t h = op.q.shape[1];
-  const int64_t d = op.q.shape[2];
-  check_compute_dtype(op.q.dtype, "q");
-  check_head_dim(d);
-  check_view("q", op.q, {n, h, d}, {op.q.dtype});
-  check_plane(op.k, "k", PlaneLayout::keys, op.q.dtype, d);
-  check_plane(op.v, "v", PlaneLayout::values, op.q.dtype, d);
-  KEYE_CHECK(op.k.heads == op.v.heads && h % op.k.heads == 0, "{} query heads over {} key and {} value heads", h,
-             op.k.heads, op.v.heads);
+  const auto [n, h, d] = check_heads(op.q, op.k, op.v);
   check_view("qkv", op.qkv, {n, (h + 2 * op.k.heads) * d}, {DType::f32});
   check_view("q_norm", op.q_norm, {d}, {DType::f32});
   check_view("k_norm", op.k_norm, {d}, {DType::f32});
@@ -55,17 +63,7 @@ void attention_input(Backend& backend, const AttentionInput& op) {
 }
 
 void paged_attention(Backend& backend, const PagedAttention& op) {
-  KEYE_CHECK(op.q.shape.rank() == 3, "q is {}", op.q.shape.to_string());
-  const int64_t n = op.q.shape[0];
-  const int64_t h = op.q.shape[1];
-  const int64_t d = op.q.shape[2];
-  check_compute_dtype(op.q.dtype, "q");
-  check_head_dim(d);
-  check_view("q", op.q, {n, h, d}, {op.q.dtype});
-  check_plane(op.k, "k", PlaneLayout::keys, op.q.dtype, d);
-  check_plane(op.v, "v", PlaneLayout::values, op.q.dtype, d);
-  KEYE_CHECK(op.k.heads == op.v.heads && h % op.k.heads == 0, "{} query heads over {} key and {} value heads", h,
-             op.k.heads, op.v.heads);
+  const auto [n, h, d] = check_heads(op.q, op.k, op.v);
   check_view("out", op.out, {n, h * d}, {op.q.dtype});
   KEYE_CHECK(op.scale > 0, "scale {}", op.scale);
   for (const SequenceRows& s : op.sequences) {

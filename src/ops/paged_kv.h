@@ -11,6 +11,8 @@ namespace keye::ops {
 
 /// Tokens per page, in every plane.
 inline constexpr int kPageTokens = 64;
+/// Pages that hold so many tokens.
+constexpr int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 enum class PlaneLayout : uint8_t { keys, values };
 
