@@ -23,8 +23,7 @@ struct AttentionPlan {
   int64_t head_sets(int all_kv_heads) const { return int64_t{(all_kv_heads + kv_heads - 1) / kv_heads} * parts; }
 };
 
-int64_t pages_of(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
-int64_t chunks_of(int64_t tokens) { return (pages_of(tokens) + kChunkPages - 1) / kChunkPages; }
+int64_t chunks_of(int64_t tokens) { return (pages_for(tokens) + kChunkPages - 1) / kChunkPages; }
 
 /// Calls visit(sequence, first token, tokens) for every tile. Later tiles, which see more keys, come first.
 template <class Visit>
@@ -104,7 +103,7 @@ class PagedRun {
   void attend_tile(int64_t tile, int64_t head, const TileScratch& scratch) const {
     const Tile& t = tiles_[tile];
     AttentionTile work = prepare(t, head, scratch);
-    work.last_page = static_cast<int>(pages_of(int64_t{t.sequence->context} + t.first + t.tokens));
+    work.last_page = static_cast<int>(pages_for(int64_t{t.sequence->context} + t.first + t.tokens));
     work.state = scratch.state;
     kernels_.attend(work);
     write(t, head, scratch.state);
@@ -114,7 +113,7 @@ class PagedRun {
   void attend_unit(int64_t unit, int64_t head, const TileScratch& scratch) const {
     const Tile& t = tiles_[unit_tiles_[unit]];
     AttentionTile work = prepare(t, head, scratch);
-    const auto pages = static_cast<int>(pages_of(int64_t{t.sequence->context} + t.first + t.tokens));
+    const auto pages = static_cast<int>(pages_for(int64_t{t.sequence->context} + t.first + t.tokens));
     work.first_page = static_cast<int>(unit - t.unit) * kChunkPages;
     work.last_page = std::min(pages, work.first_page + kChunkPages);
     work.state = state(unit, head);

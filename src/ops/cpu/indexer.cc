@@ -26,8 +26,6 @@ constexpr int64_t kTilesPerThread = 2;
 /// Pages that one thread scores before another may take the next ones.
 constexpr int64_t kScorePages = 32;
 
-int64_t pages_of(int64_t length) { return (length + kPageTokens - 1) / kPageTokens; }
-
 constexpr int32_t kLowestKey = std::numeric_limits<int32_t>::min();
 
 /// Scores as integers of the same order: both zeros equal, NaN lowest.
@@ -65,7 +63,7 @@ Cut find_cut(const int32_t* keys, int64_t count, int64_t kept) {
 /// Sets the bits of the topk best of `length` scores; `keys` is scratch for whole pages.
 void select_best(const RowKernels& kernels, const float* scores, int64_t length, int64_t topk, int32_t* keys,
                  uint64_t* selection) {
-  const int64_t pages = pages_of(length);
+  const int64_t pages = pages_for(length);
   for (int64_t i = 0; i < length; ++i) keys[i] = score_key(scores[i]);
   std::fill(keys + length, keys + pages * kPageTokens, kLowestKey);
   Cut cut = find_cut(keys, length, topk);
@@ -98,7 +96,7 @@ void score_tile(const RowKernels& kernels, const SparseSelect& op, const Tile& t
     const auto* keys =
         reinterpret_cast<const float*>(op.keys.block(tile.sequence->pages[static_cast<size_t>(page)], 0));
     for (int64_t r = 0; r < tile.rows; ++r) {
-      if (page >= pages_of(tile.length(r))) continue;
+      if (page >= pages_for(tile.length(r))) continue;
       const int64_t t = tile.step_row(r);
       kernels.score_page(op.q.as<float>() + t * heads * dim, op.gate.as<float>() + t * heads, heads, dim, keys,
                          scores + r * stride + page * kPageTokens);
@@ -167,8 +165,8 @@ void CpuBackend::do_sparse_select(const SparseSelect& op) {
     }
   }
 
-  const int64_t stride = pages_of(longest) * kPageTokens;
-  const int64_t chunks = (pages_of(longest) + kScorePages - 1) / kScorePages;
+  const int64_t stride = pages_for(longest) * kPageTokens;
+  const int64_t chunks = (pages_for(longest) + kScorePages - 1) / kScorePages;
   const auto count = static_cast<int64_t>(tiles.size());
   const int64_t group_tiles = std::min(count, kTilesPerThread * pool_.size());
   auto* scores =
@@ -179,7 +177,7 @@ void CpuBackend::do_sparse_select(const SparseSelect& op) {
     pool_.for_each(held * chunks, [&](int64_t item, int) {
       const Tile& tile = tile_of(item / chunks);
       const int64_t begin = item % chunks * kScorePages;
-      const int64_t end = std::min(begin + kScorePages, pages_of(tile.length(tile.rows - 1)));
+      const int64_t end = std::min(begin + kScorePages, pages_for(tile.length(tile.rows - 1)));
       score_tile(*kernels, op, tile, begin, end, scores + item / chunks * kScoreRows * stride, stride);
     });
     pool_.for_each(held * kScoreRows, [&](int64_t item, int worker) {

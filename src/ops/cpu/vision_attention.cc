@@ -16,7 +16,6 @@ struct Piece {
   int32_t count;
 };
 
-int64_t pages_of(int64_t patches) { return (patches + kPageTokens - 1) / kPageTokens; }
 int64_t tiles_of(int64_t patches) { return (patches + kTileRows - 1) / kTileRows; }
 
 /// One vision_attention on its way over the threads: first every page of every head is packed as a page of the cache
@@ -27,7 +26,7 @@ class VisionRun {
       : op_(op), kernels_(kernels), row_kernels_(row_kernels), dim_(static_cast<int>(op.qkv.shape[3])) {
     for (size_t s = 0; s + 1 < op.segments.size(); ++s) {
       const int64_t patches = op.segments[s + 1] - op.segments[s];
-      pages_ += pages_of(patches);
+      pages_ += pages_for(patches);
       tiles_ += tiles_of(patches);
     }
   }
@@ -111,7 +110,7 @@ class VisionRun {
     tile.keys = reinterpret_cast<const unsigned char*>(keys_ + offset);
     tile.values = reinterpret_cast<const unsigned char*>(values_ + offset);
     tile.page_bytes = block_bytes();
-    tile.last_page = static_cast<int>(pages_of(keys));
+    tile.last_page = static_cast<int>(pages_for(keys));
     tile.work = scratch.work;
     tile.state = scratch.state;
     kernels_.attend(tile);
