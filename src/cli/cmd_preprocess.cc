@@ -4,6 +4,7 @@
 
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "cli/model_flags.h"
 #include "media/decode.h"
 #include "media/load.h"
 #include "prompt/image_processor.h"
@@ -56,7 +57,8 @@ Result<void> write(const std::vector<prompt::ImagePatches>& pictures, int patch,
 }
 
 Result<void> preprocess(const Flags& flags) {
-  KEYE_TRY(const auto processor, prompt::ImageProcessor::load(flags.model));
+  KEYE_TRY(const Path folder, model_folder(flags.model));
+  KEYE_TRY(const auto processor, prompt::ImageProcessor::load(folder));
   prompt::ImageOptions options;
   if (flags.min_pixels != 0) options.min_pixels = flags.min_pixels;
   if (flags.max_pixels != 0) options.max_pixels = flags.max_pixels;
@@ -83,7 +85,8 @@ int cmd_preprocess(int argc, char** argv) {
       "[pictures, "
       "3]).",
       "preprocess");
-  app.add_option("--model", flags.model, "Folder of the checkpoint")->required()->type_name("DIR");
+  app.add_option("--model", flags.model, "Folder of the checkpoint (default: the model that comes with the program)")
+      ->type_name("DIR");
   app.add_option("--image", flags.images, "A picture: a path, a file:// or a data: URI; may be given again")
       ->required()
       ->expected(1)

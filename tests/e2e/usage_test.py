@@ -55,7 +55,7 @@ class WrongUsage(Case):
             (["logits", "--out", "o.safetensors"], "--ids"),
             (["logits", "--ids", "i.json"], "--out"),
             (["logits", "--ids", "i.json", "--out", "o.safetensors", "--chunk", "0"], "--chunk"),
-            (["tokenize", "--text", "hi"], "--tokenizer"),
+            (["tokenize", "--model", "m", "--tokenizer", "t.json", "--text", "hi"], "tokenizer"),
             (["bench"], "--shape"),
             (["bench", "--shape", "keye-vision", "--image", "large"], "--image"),
         ]:
