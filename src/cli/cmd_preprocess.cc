@@ -32,8 +32,8 @@ Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, co
   const int patch = processor.config().patch_size;
   KEYE_TRY_VOID(
       write_stdout(fmt::format("{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n",
-                               media::shown_reference(reference), height, width, patches.grid_h * patch,
-                               patches.grid_w * patch, patches.grid_h, patches.grid_w, processor.tokens(patches))));
+                               media::shown_reference(reference), height, width, patches.grid.rows * patch,
+                               patches.grid.cols * patch, patches.grid.rows, patches.grid.cols, processor.tokens(patches.grid))));
   return patches;
 }
 
@@ -50,8 +50,8 @@ Result<void> write(const std::vector<prompt::ImagePatches>& pictures, int patch,
     std::memcpy(to, from.data, from.bytes());
     to += from.bytes();
     *grid++ = 1;
-    *grid++ = picture.grid_h;
-    *grid++ = picture.grid_w;
+    *grid++ = picture.grid.rows;
+    *grid++ = picture.grid.cols;
   }
   return write_safetensors(out, {{"pixel_values", pixel_values.view()}, {"image_grid_thw", grids.view()}});
 }

@@ -1,128 +1,309 @@
+// The engine with the model that comes with the project: many requests at once, and how they end.
+#include "engine/engine.h"
+
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <map>
-#include <string>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
-#include "engine/page_pool.h"
-#include "engine/sampler.h"
-#include "engine/stop.h"
+#include "engine/engine_loop.h"
 
 namespace keye::engine {
 namespace {
 
-Sampled sample(const std::vector<float>& logits, const SamplingParams& params, const TokenHistory& history = {},
-               int64_t position = 0) {
-  return Sampler(static_cast<int>(logits.size())).sample(logits, params, history, position);
+constexpr const char* kModel = "models/keye-nano";
+
+template <class T>
+T must(Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().to_string());
+  return std::move(result).value();
 }
 
-/// Shares of each token over many positions.
-std::map<int32_t, double> shares(const std::vector<float>& logits, const SamplingParams& params) {
-  std::map<int32_t, double> result;
-  Sampler sampler(static_cast<int>(logits.size()));
-  constexpr int kDraws = 20000;
-  for (int i = 0; i < kDraws; ++i) result[sampler.sample(logits, params, {}, i).token] += 1.0 / kDraws;
-  return result;
+LoadedModel load_nano(int step_tokens = 256) {
+  return must(load(kModel, {.threads = 2, .step_tokens_max = step_tokens, .step_logits_max = 64}));
 }
 
-TEST(Sampler, GreedyTakesTheLowestOfEquals) {
-  EXPECT_EQ(sample({1, 3, 3, 2}, {.temperature = 0}).token, 1);
-  EXPECT_EQ(sample({NAN, 3, 3, 2}, {.temperature = 0}).token, 1);
-  EXPECT_EQ(sample({1, 3, 3, 2}, {.top_k = 1}).token, 1);
-  EXPECT_NEAR(sample({0, 0}, {.temperature = 0, .logprobs = true}).logprob, std::log(0.5), 1e-6);
-}
-
-TEST(Sampler, DrawsFromTheSoftmax) {
-  const std::vector<float> logits = {0.0F, std::log(2.0F), std::log(3.0F), std::log(4.0F)};
-  const auto plain = shares(logits, {});
-  EXPECT_NEAR(plain.at(0), 0.1, 0.01);
-  EXPECT_NEAR(plain.at(3), 0.4, 0.012);
-  const auto cold = shares(logits, {.temperature = 0.5F});  // weights 1 4 9 16
-  EXPECT_NEAR(cold.at(3), 16.0 / 30, 0.012);
-  const auto top2 = shares(logits, {.top_k = 2});
-  EXPECT_EQ(top2.size(), 2U);
-  EXPECT_NEAR(top2.at(2), 3.0 / 7, 0.012);
-  const auto nucleus = shares(logits, {.top_p = 0.65F});  // 0.4 + 0.3 reaches it
-  EXPECT_EQ(nucleus.size(), 2U);
-  const auto floor = shares(logits, {.min_p = 0.6F});  // drops below 0.24: keeps 0.4 and 0.3
-  EXPECT_EQ(floor.size(), 2U);
-}
-
-TEST(Sampler, TiesAtTheCutGoToTheLowerId) {
-  const auto cut = shares({1, 1, 1, 1}, {.top_k = 2});
-  EXPECT_TRUE(cut.contains(0) && cut.contains(1) && cut.size() == 2);
-}
-
-TEST(Sampler, SameSeedAndPositionSameToken) {
-  const std::vector<float> logits(100, 0.0F);
-  int different = 0;
-  for (int i = 0; i < 100; ++i) {
-    EXPECT_EQ(sample(logits, {.seed = 7}, {}, i).token, sample(logits, {.seed = 7}, {}, i).token);
-    different += sample(logits, {.seed = 7}, {}, i).token != sample(logits, {.seed = 8}, {}, i).token ? 1 : 0;
+std::shared_ptr<const prompt::Prompt> question(const prompt::PromptBuilder& builder, const std::string& text,
+                                               const std::string& picture = {}) {
+  text::Values parts;
+  if (!picture.empty()) {
+    text::Dict url;
+    url.set("url", text::Value(std::string_view(picture)));
+    text::Dict part;
+    part.set("type", text::Value("image_url"));
+    part.set("image_url", text::Value::dict(std::move(url)));
+    parts.push_back(text::Value::dict(std::move(part)));
   }
-  EXPECT_GT(different, 90);
+  text::Dict words;
+  words.set("type", text::Value("text"));
+  words.set("text", text::Value(std::string_view(text)));
+  parts.push_back(text::Value::dict(std::move(words)));
+  text::Dict message;
+  message.set("role", text::Value("user"));
+  message.set("content", text::Value::list(std::move(parts)));
+  prompt::Conversation conversation;
+  conversation.messages = text::Value::list({text::Value::dict(std::move(message))});
+  return std::make_shared<const prompt::Prompt>(must(builder.build(conversation, {})));
 }
 
-TEST(Sampler, PenaltiesAndBias) {
-  TokenHistory history;
-  history.add_prompt(std::vector<int32_t>{1});
-  history.add_reply(2);
-  history.add_reply(2);
-  EXPECT_EQ(sample({0, 4, 3, 1}, {.temperature = 0, .repetition_penalty = 2.0F}, history).token,
-            1);  // 4 / 2 = 2 against 3 / 2
-  EXPECT_EQ(sample({0, 4, 3, 2.5F}, {.temperature = 0, .repetition_penalty = 2.0F}, history).token, 3);
-  EXPECT_EQ(sample({0, 1, 3, 2.5F}, {.temperature = 0, .presence_penalty = 1.0F}, history).token, 3);
-  EXPECT_EQ(sample({0, 1, 3, 1.5F}, {.temperature = 0, .frequency_penalty = 1.0F}, history).token, 3);  // 3 - 2
-  EXPECT_EQ(sample({0, 1, 3, 2}, {.temperature = 0, .logit_bias = {{0, 5.0F}}}).token, 0);
+/// Collects what a sink hears.
+class Listener {
+ public:
+  TokenSink sink() {
+    return [this](TokenEvent&& event) {
+      const std::lock_guard lock(mutex_);
+      texts_[event.reply] += event.text;
+      if (event.token >= 0) tokens_[event.reply].push_back(event.token);
+      cached_ = event.cached_tokens;
+      if (event.finish) {
+        finishes_[event.reply].push_back(*event.finish);
+        done_.notify_all();
+      }
+    };
+  }
+  void wait(size_t replies = 1) {
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(done_.wait_for(lock, std::chrono::seconds(60), [&] { return finishes_.size() == replies; }));
+  }
+  std::string text(int reply = 0) { return locked([&] { return texts_[reply]; }); }
+  std::vector<int32_t> tokens(int reply = 0) { return locked([&] { return tokens_[reply]; }); }
+  std::vector<FinishReason> finishes(int reply = 0) { return locked([&] { return finishes_[reply]; }); }
+  int64_t cached() { return locked([&] { return cached_; }); }
+
+ private:
+  template <class F>
+  std::invoke_result_t<F> locked(F f) {
+    const std::lock_guard lock(mutex_);
+    return f();
+  }
+  std::mutex mutex_;
+  std::condition_variable done_;
+  std::map<int, std::string> texts_;
+  std::map<int, std::vector<int32_t>> tokens_;
+  std::map<int, std::vector<FinishReason>> finishes_;
+  int64_t cached_ = -1;
+};
+
+Request request_for(std::shared_ptr<const prompt::Prompt> prompt, const Engine& engine, int max_tokens = 40) {
+  Request request;
+  request.prompt = std::move(prompt);
+  request.sampling.temperature = 0.9F;
+  request.sampling.seed = 11;
+  request.stop.max_tokens = max_tokens;
+  request.stop.token_ids = engine.generation().eos_ids;
+  return request;
 }
 
-TEST(Sampler, RefusesOutOfRangeFieldsByName) {
-  EXPECT_EQ(check_sampling({.temperature = -1}, 10).error().where, "temperature");
-  EXPECT_EQ(check_sampling({.temperature = NAN}, 10).error().where, "temperature");
-  EXPECT_EQ(check_sampling({.top_p = 0}, 10).error().where, "top_p");
-  EXPECT_EQ(check_sampling({.min_p = 1.5F}, 10).error().where, "min_p");
-  EXPECT_EQ(check_sampling({.repetition_penalty = 0}, 10).error().where, "repetition_penalty");
-  EXPECT_EQ(check_sampling({.logit_bias = {{10, 1.0F}}}, 10).error().where, "logit_bias");
-  EXPECT_TRUE(check_sampling({}, 10));
+/// All questions at once; the tokens of each.
+std::vector<std::vector<int32_t>> ask_all(Engine& engine,
+                                          const std::vector<std::shared_ptr<const prompt::Prompt>>& prompts,
+                                          int tokens_of_each = 50) {
+  std::vector<std::unique_ptr<Listener>> listeners;
+  for (const auto& prompt : prompts) {
+    listeners.push_back(std::make_unique<Listener>());
+    Request request = request_for(prompt, engine, tokens_of_each);
+    request.stop.ignore_eos = true;
+    must(engine.submit(request, listeners.back()->sink()));
+  }
+  std::vector<std::vector<int32_t>> tokens;
+  for (const auto& listener : listeners) {
+    listener->wait();
+    EXPECT_EQ(listener->finishes().size(), 1U);
+    tokens.push_back(listener->tokens());
+  }
+  return tokens;
 }
 
-TEST(StopStrings, HoldsBackOnlyWhatMayStillMatch) {
-  StopStrings stops({"END", "\n\n"});
-  EXPECT_EQ(stops.push("abcE"), "abc");
-  EXPECT_EQ(stops.push("x"), "Ex");
-  EXPECT_EQ(stops.push("yEN"), "y");
-  EXPECT_EQ(stops.push("Dz"), "");
-  EXPECT_TRUE(stops.hit());
-  EXPECT_EQ(stops.flush(), "");
+/// Sinks hear of a finish before the turn is over that brought it.
+EngineStats settled_stats(const Engine& engine) {
+  EngineStats stats = engine.stats();
+  for (int i = 0; i < 1000 && (stats.running > 0 || stats.waiting > 0); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    stats = engine.stats();
+  }
+  return stats;
 }
 
-TEST(StopStrings, SameResultHoweverTheTextIsSplit) {
-  const std::string text = "aab abab abc aabb\n END";
-  for (size_t a = 0; a <= text.size(); ++a) {
-    for (size_t b = a; b <= text.size(); ++b) {
-      StopStrings stops({"abc", "bb\n\n"});
-      std::string shown = stops.push(text.substr(0, a));
-      shown += stops.push(text.substr(a, b - a));
-      shown += stops.push(text.substr(b));
-      shown += stops.flush();
-      ASSERT_EQ(shown, "aab abab ");
+std::vector<std::shared_ptr<const prompt::Prompt>> some_prompts(const prompt::PromptBuilder& builder) {
+  std::vector<std::shared_ptr<const prompt::Prompt>> prompts;
+  std::string long_text = "Numbers:";
+  for (int i = 0; i < 120; ++i) long_text += fmt::format(" {}", i);
+  for (int i = 0; i < 4; ++i) {
+    prompts.push_back(question(builder, fmt::format("{}. What is {} + {}?", long_text, i, i + 3)));
+    prompts.push_back(question(builder, "List the bars from left to right.", "models/keye-nano/chart.png"));
+    prompts.push_back(question(builder, fmt::format("{} What word is written?", i), "models/keye-nano/demo.png"));
+  }
+  return prompts;
+}
+
+TEST(EngineTest, SameRepliesAloneTogetherCachedChunkedAndPreempted) {
+  std::vector<std::vector<int32_t>> alone;
+  {
+    Engine engine(load_nano(), {.kv_tokens = 4096, .prefix_cache = false});
+    for (const auto& prompt : some_prompts(engine.prompts())) alone.push_back(ask_all(engine, {prompt})[0]);
+  }
+  struct Setting {
+    const char* name;
+    EngineOptions options;
+  };
+  for (const Setting& setting : {Setting{"together", {.kv_tokens = 16384, .prefix_cache = false}},
+                                 Setting{"cached", {.kv_tokens = 16384}},
+                                 Setting{"chunks of 7", {.kv_tokens = 16384, .chunk_tokens = 7}},
+                                 Setting{"no vision cache", {.kv_tokens = 16384, .vision_cache_bytes = 0}}}) {
+    SCOPED_TRACE(setting.name);
+    Engine engine(load_nano(), setting.options);
+    const auto prompts = some_prompts(engine.prompts());
+    EXPECT_EQ(ask_all(engine, prompts), alone);
+    EXPECT_EQ(ask_all(engine, prompts), alone) << "a second time, warm";
+    const EngineStats stats = settled_stats(engine);
+    EXPECT_EQ(stats.cached_tokens > 0, setting.options.prefix_cache);
+    EXPECT_EQ(stats.pages_used, 0);
+  }
+}
+
+TEST(EngineTest, SameRepliesWhereSomeLoseTheirPages) {
+  Engine engine(load_nano(), {.kv_tokens = 512});
+  std::vector<std::shared_ptr<const prompt::Prompt>> prompts;
+  for (const char* text : {"What is 3 + 4?", "Describe the picture.", "What word is written?", "How many bars?"}) {
+    prompts.push_back(question(engine.prompts(), text, "models/keye-nano/demo.png"));
+  }
+  std::vector<std::vector<int32_t>> alone;
+  for (const auto& prompt : prompts) alone.push_back(ask_all(engine, {prompt}, 250)[0]);
+  EXPECT_EQ(ask_all(engine, prompts, 250), alone);
+  EXPECT_GT(settled_stats(engine).preemptions, 0U);
+}
+
+TEST(EngineTest, PicturesAreEncodedOnce) {
+  Engine engine(load_nano(), {.kv_tokens = 4096, .prefix_cache = false});
+  const auto prompt = question(engine.prompts(), "What word is written?", "models/keye-nano/demo.png");
+  const auto first = ask_all(engine, {prompt});
+  EXPECT_EQ(ask_all(engine, {prompt}), first);
+  EXPECT_EQ(engine.stats().pictures_encoded, 1U);
+  EXPECT_EQ(engine.stats().pictures_found, 1U);
+  engine.flush_cache();
+  EXPECT_EQ(ask_all(engine, {prompt}), first);
+  EXPECT_EQ(engine.stats().pictures_encoded, 2U);
+}
+
+TEST(EngineTest, RepliesOfOneRequestHaveSeedsOfTheirOwn) {
+  for (const bool cache : {true, false}) {
+    Engine engine(load_nano(), {.kv_tokens = 8192, .prefix_cache = cache});
+    const auto prompt = question(engine.prompts(), "Describe the picture.", "models/keye-nano/demo.png");
+    Request request = request_for(prompt, engine);
+    request.sampling.temperature = 1.5F;
+    request.replies = 3;
+    Listener together;
+    must(engine.submit(request, together.sink()));
+    together.wait(3);
+    EXPECT_EQ(engine.stats().pictures_encoded, 1U);
+    for (int i = 0; i < 3; ++i) {
+      Request single = request;
+      single.replies = 1;
+      single.sampling.seed += static_cast<uint64_t>(i);
+      Listener alone;
+      must(engine.submit(single, alone.sink()));
+      alone.wait();
+      EXPECT_EQ(alone.tokens(), together.tokens(i));
     }
   }
 }
 
-TEST(PagePool, CountsUsers) {
-  PagePool pool(3);
-  const int32_t a = pool.take();
-  const int32_t b = pool.take();
-  EXPECT_NE(a, b);
-  pool.share(a);
-  pool.release(a);
-  EXPECT_EQ(pool.free_pages(), 1);
-  pool.release(a);
-  EXPECT_EQ(pool.free_pages(), 2);
-  pool.take();
-  pool.take();
-  EXPECT_EQ(pool.take(), -1);
+TEST(EngineTest, EveryReplyEndsOnceWhateverHappens) {
+  Engine engine(load_nano(), {.kv_tokens = 2048, .running_max = 4, .queued_max = 100});
+  const auto prompts = some_prompts(engine.prompts());
+  std::vector<std::unique_ptr<Listener>> listeners;
+  for (size_t i = 0; i < 60; ++i) {
+    listeners.push_back(std::make_unique<Listener>());
+    Request request = request_for(prompts[i % prompts.size()], engine, 60);
+    request.stop.ignore_eos = true;
+    if (i % 5 == 0) request.deadline = Clock::now() + std::chrono::milliseconds(i);
+    const RequestId id = must(engine.submit(request, listeners.back()->sink()));
+    if (i % 3 == 0) engine.abort(id);
+    if (i % 7 == 0) engine.hold(id, true);
+    if (i % 7 == 0 && i % 2 == 0) engine.hold(id, false);
+    if (i % 7 == 0 && i % 2 == 1 && i % 5 != 0) engine.abort(id);
+    if (i % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+  }
+  for (size_t i = 0; i < 50; ++i) listeners[i]->wait();
+  engine.stop();
+  int with_other_reason = 0;
+  for (const auto& listener : listeners) {
+    listener->wait();
+    ASSERT_EQ(listener->finishes().size(), 1U);
+    with_other_reason += listener->finishes()[0] != FinishReason::length ? 1 : 0;
+  }
+  EXPECT_GT(with_other_reason, 10);
+  EXPECT_FALSE(engine.submit(request_for(prompts[0], engine), [](TokenEvent&&) {}));
+}
+
+TEST(EngineTest, AFullQueueIsRefused) {
+  Engine engine(load_nano(), {.kv_tokens = 2048, .running_max = 1, .queued_max = 2});
+  const auto prompt = question(engine.prompts(), "What is 3 + 4?");
+  Request request = request_for(prompt, engine, 1000);
+  request.stop.ignore_eos = true;
+  std::vector<std::unique_ptr<Listener>> listeners;
+  int refused = 0;
+  for (int i = 0; i < 10; ++i) {
+    listeners.push_back(std::make_unique<Listener>());
+    const auto id = engine.submit(request, listeners.back()->sink());
+    if (!id) {
+      ++refused;
+      EXPECT_EQ(id.error().code, ErrorCode::overloaded);
+    }
+  }
+  EXPECT_GE(refused, 7);
+  EXPECT_LE(refused, 9);
+  engine.stop();
+}
+
+TEST(EngineTest, RequestsThatCannotBeAreRefusedByName) {
+  Engine engine(load_nano(), {.kv_tokens = 1024});
+  EXPECT_EQ(engine.context_max(), 1024);
+  const auto prompt = question(engine.prompts(), "What is 3 + 4?");
+  const auto refused = [&](auto change) {
+    Request request = request_for(prompt, engine);
+    change(request);
+    return engine.submit(request, [](TokenEvent&&) {}).error();
+  };
+  EXPECT_EQ(refused([](Request& r) { r.sampling.temperature = -1; }).where, "temperature");
+  EXPECT_EQ(refused([](Request& r) { r.replies = 0; }).where, "n");
+  EXPECT_EQ(refused([](Request& r) { r.stop.max_tokens = 0; }).where, "max_tokens");
+  const Error too_long = refused([&](Request& r) {
+    r.prompt = std::make_shared<const prompt::Prompt>(engine.prompts().from_tokens(std::vector<int32_t>(1024, 5)));
+  });
+  EXPECT_EQ(too_long.code, ErrorCode::too_large);
+  EXPECT_NE(too_long.message.find("1024"), std::string::npos);
+  EXPECT_EQ(refused([&](Request& r) {
+              r.prompt = std::make_shared<const prompt::Prompt>(engine.prompts().from_tokens({-1}));
+            }).code,
+            ErrorCode::invalid_argument);
+}
+
+TEST(EngineTest, RepliesEndAtTheContext) {
+  Engine engine(load_nano(), {.kv_tokens = 256});
+  const auto prompt = question(engine.prompts(), "What is 3 + 4?");
+  Request request = request_for(prompt, engine, 1'000'000);
+  request.stop.ignore_eos = true;
+  Listener listener;
+  must(engine.submit(request, listener.sink()));
+  listener.wait();
+  EXPECT_EQ(listener.finishes(), std::vector{FinishReason::length});
+  EXPECT_EQ(listener.tokens().size() + prompt->tokens.size(), 256U);
+}
+
+TEST(EngineTest, AFollowUpQuestionComputesOnlyTheNewText) {
+  Engine engine(load_nano(), {.kv_tokens = 8192});
+  const auto first = question(engine.prompts(), "List the bars from left to right.", "models/keye-nano/chart.png");
+  ask_all(engine, {first});
+  Listener listener;
+  must(engine.submit(request_for(question(engine.prompts(), "How many bars does the chart have?",
+                                          "models/keye-nano/chart.png"),
+                                 engine),
+                     listener.sink()));
+  listener.wait();
+  const prompt::VisionItem& picture = first->vision[0];
+  EXPECT_GE(listener.cached(), (picture.first_token + picture.tokens) / ops::kPageTokens * ops::kPageTokens);
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 
 namespace keye::engine {
 
-EncodedPictures encode_pictures(model::Model& model, const prompt::Prompt& prompt, const Progress& progress) {
+EncodedPictures encode_pictures(model::Model& model, const prompt::ImageProcessor* images, const prompt::Prompt& prompt,
+                                const Progress& progress) {
   EncodedPictures encoded;
   int64_t total = 0;
   for (const prompt::VisionItem& item : prompt.vision) total += item.tokens;
@@ -14,9 +15,10 @@ EncodedPictures encode_pictures(model::Model& model, const prompt::Prompt& promp
   encoded.features = Tensor(DType::f32, {total, model.config().text.hidden});
   int64_t done = 0;
   for (const prompt::VisionItem& item : prompt.vision) {
-    const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{item.patches.grid_h, item.patches.grid_w}};
+    const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{item.grid.rows, item.grid.cols}};
     const View out = rows(encoded.features.view(), done, done + item.tokens);
-    model.encode_vision(item.patches.pixel_values.view(), grid, out);
+    const prompt::ImagePatches patches = images->patchify(item.image);
+    model.encode_vision(patches.pixel_values.view(), grid, out);
     encoded.placed.push_back({out, item.first_token});
     done += item.tokens;
     if (progress) progress("vision", done, total);
@@ -38,14 +40,15 @@ SequenceStep prompt_step(const prompt::Prompt& prompt, int64_t first, int64_t co
   return step;
 }
 
-Result<Tensor> all_logits(model::Model& model, const prompt::Prompt& prompt, int chunk, const Progress& progress) {
+Result<Tensor> all_logits(model::Model& model, const prompt::ImageProcessor* images, const prompt::Prompt& prompt,
+                          int chunk, const Progress& progress) {
   const model::TextConfig& text = model.config().text;
   const auto n = static_cast<int64_t>(prompt.tokens.size());
   if (n > text.positions_max) {
     return make_error(ErrorCode::too_large, "prompt", "{} tokens exceed the model's context of {}", n,
                       text.positions_max);
   }
-  const EncodedPictures pictures = encode_pictures(model, prompt, progress);
+  const EncodedPictures pictures = encode_pictures(model, images, prompt, progress);
   std::vector<int32_t> pages(static_cast<size_t>(ops::pages_for(n)));
   std::iota(pages.begin(), pages.end(), 0);
   model::KvCache cache(model.kv_spec(), static_cast<int>(pages.size()));

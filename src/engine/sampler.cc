@@ -1,7 +1,9 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <functional>
 
 namespace keye::engine {
 namespace {
@@ -31,10 +33,11 @@ void apply_penalties(std::span<float> logits, const SamplingParams& params, cons
   }
 }
 
-/// Index of the largest value, the first among equals; NaN never wins.
-int32_t argmax(std::span<const float> values) {
+constexpr size_t kLanes = 64;
+
+/// The largest value; NaN never wins, so -infinity where there is nothing else.
+float largest(std::span<const float> values) {
   // Lanes of running maxima: a comparison with NaN is false, so NaN is passed over; the compiler makes vectors of them.
-  constexpr size_t kLanes = 64;
   float highest[kLanes];
   std::fill_n(highest, kLanes, -INFINITY);
   size_t i = 0;
@@ -44,18 +47,52 @@ int32_t argmax(std::span<const float> values) {
       highest[lane] = value > highest[lane] ? value : highest[lane];
     }
   }
-  float best = *std::max_element(highest, highest + kLanes);
+  float best = -INFINITY;
+  for (const float value : highest) best = value > best ? value : best;
   for (; i < values.size(); ++i) best = values[i] > best ? values[i] : best;
-  const auto found = std::find(values.begin(), values.end(), best);
+  return best;
+}
+
+/// Index of the largest value, the first among equals.
+int32_t argmax(std::span<const float> values) {
+  const auto found = std::find(values.begin(), values.end(), largest(values));
   return found == values.end() ? 0 : static_cast<int32_t>(found - values.begin());
 }
 
-float log_probability(std::span<const float> logits, int32_t token) {
-  float highest = -INFINITY;
-  for (float logit : logits) highest = std::max(highest, logit);
+/// e^x for x <= 0, within 2 units in the last place, 0 below -87 and for NaN. Plain arithmetic, so that loops over it
+/// become vector code with the same results everywhere.
+inline float exp_of_negative(float x) {
+  const float bounded = x > -87.0F ? x : -87.0F;
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number
+  const float scaled = bounded * 1.44269504F + kRound;
+  const float n = scaled - kRound;
+  const float r = (bounded - n * 0.693359375F) + n * 2.12194440e-4F;
+  float p = 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  const float mantissa = p * (r * r) + r + 1.0F;
+  const auto exponent = static_cast<int32_t>(n);
+  const float power = std::bit_cast<float>((exponent + 127) << 23);
+  return x > -87.0F ? mantissa * power : 0.0F;
+}
+
+/// The sum of e^((value - highest) * inverse), each lane in order, then the lanes.
+double sum_of_weights(std::span<const float> values, float highest, float inverse) {
+  constexpr size_t kSumLanes = 16;
+  double sums[kSumLanes] = {};
+  size_t i = 0;
+  for (; i + kSumLanes <= values.size(); i += kSumLanes) {
+    for (size_t lane = 0; lane < kSumLanes; ++lane) {
+      sums[lane] += static_cast<double>(exp_of_negative((values[i + lane] - highest) * inverse));
+    }
+  }
   double sum = 0;
-  for (float logit : logits) sum += std::exp(static_cast<double>(logit - highest));
-  return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(token)] - highest) - std::log(sum));
+  for (const double lane : sums) sum += lane;
+  for (; i < values.size(); ++i) sum += static_cast<double>(exp_of_negative((values[i] - highest) * inverse));
+  return sum;
 }
 
 }  // namespace
@@ -76,6 +113,10 @@ Result<void> check_sampling(const SamplingParams& params, int vocab) {
   if (!(params.repetition_penalty > 0 && params.repetition_penalty <= 100)) {
     return make_error(ErrorCode::invalid_argument, "repetition_penalty", "should be in (0, 100], got {}",
                       params.repetition_penalty);
+  }
+  if (params.logprobs < -1 || params.logprobs > kLogprobsMax) {
+    return make_error(ErrorCode::invalid_argument, "top_logprobs", "should be in [0, {}], got {}", kLogprobsMax,
+                      params.logprobs);
   }
   for (const auto& [token, bias] : params.logit_bias) {
     if (token < 0 || token >= vocab) {
@@ -99,7 +140,7 @@ double counter_uniform(uint64_t seed, uint64_t counter) {
   return static_cast<double>(bits >> 11) * 0x1.0p-53;
 }
 
-Sampler::Sampler(int vocab) : adjusted_(static_cast<size_t>(vocab)) { candidates_.reserve(static_cast<size_t>(vocab)); }
+Sampler::Sampler(int vocab) : adjusted_(static_cast<size_t>(vocab)) {}
 
 Sampled Sampler::sample(std::span<const float> logits, const SamplingParams& params, const TokenHistory& history,
                         int64_t position) {
@@ -111,61 +152,120 @@ Sampled Sampler::sample(std::span<const float> logits, const SamplingParams& par
     scores = adjusted_;
   }
   const bool greedy = params.temperature == 0 || params.top_k == 1;
-  const int32_t token = greedy ? argmax(scores) : draw(scores, params, position);
-  return {token, params.logprobs ? log_probability(logits, token) : 0.0F};
+  Sampled sampled;
+  sampled.token = greedy ? argmax(scores) : draw(scores, params, position);
+  if (params.logprobs >= 0) add_logprobs(logits, params.logprobs, sampled);
+  return sampled;
 }
 
-/// Brings the `count` best candidates to the front, in order.
-void Sampler::sort_candidates(size_t count) {
+void Sampler::add_logprobs(std::span<const float> logits, int alternatives, Sampled& sampled) {
+  const float highest = largest(logits);
+  const double log_sum = std::log(sum_of_weights(logits, highest, 1.0F));
+  const auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit - highest) - log_sum); };
+  sampled.logprob = logprob(logits[static_cast<size_t>(sampled.token)]);
+  if (alternatives == 0) return;
+  find_best(logits, static_cast<size_t>(alternatives));
+  for (const Candidate& best : candidates_) sampled.top.push_back({best.token, logprob(best.score)});
+}
+
+/// Fills candidates_ with the `count` best scores in order (fewer if there are not so many numbers).
+void Sampler::find_best(std::span<const float> scores, size_t count) {
+  // As many blocks have a peak of at least the count-th largest peak, so at least as many scores reach it: what lies
+  // below cannot be among the best.
+  const size_t block = std::max<size_t>(1, std::min(scores.size() / (4 * count), size_t{256}));
+  peaks_.clear();
+  for (size_t i = 0; i < scores.size(); i += block) {
+    peaks_.push_back(largest(scores.subspan(i, std::min(block, scores.size() - i))));
+  }
+  float threshold = -INFINITY;
+  if (count < peaks_.size()) {
+    const auto place = peaks_.begin() + static_cast<std::ptrdiff_t>(count - 1);
+    std::nth_element(peaks_.begin(), place, peaks_.end(), std::greater<>());
+    threshold = *place;
+  }
+  candidates_.clear();
+  for (size_t i = 0; i < scores.size(); ++i) {
+    if (scores[i] >= threshold) candidates_.push_back({scores[i], static_cast<int32_t>(i)});
+  }
   auto better = [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
+    return a.score != b.score ? a.score > b.score : a.token < b.token;
   };
-  const auto middle = candidates_.begin() + static_cast<std::ptrdiff_t>(std::min(count, candidates_.size()));
-  if (middle != candidates_.end()) std::nth_element(candidates_.begin(), middle, candidates_.end(), better);
-  std::sort(candidates_.begin(), middle, better);
+  const size_t kept = std::min(count, candidates_.size());
+  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(kept);
+  if (end != candidates_.end()) std::nth_element(candidates_.begin(), end, candidates_.end(), better);
+  std::sort(candidates_.begin(), end, better);
+  candidates_.resize(kept);
 }
 
 int32_t Sampler::draw(std::span<const float> scores, const SamplingParams& params, int64_t position) {
   // Weights are probabilities relative to the best token's.
-  const double highest = scores[static_cast<size_t>(argmax(scores))];
-  const double inverse = 1.0 / static_cast<double>(params.temperature);
-  candidates_.clear();
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const double weight = scores[i] == highest ? 1.0 : std::exp((static_cast<double>(scores[i]) - highest) * inverse);
-    if (weight > 0) candidates_.push_back({weight, static_cast<int32_t>(i)});
-  }
-  if (candidates_.empty()) return 0;  // nothing but NaN
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates_.size()) {
-    sort_candidates(static_cast<size_t>(params.top_k));
-    candidates_.resize(static_cast<size_t>(params.top_k));
-  }
+  const float highest = largest(scores);
+  if (highest == -INFINITY) return 0;  // nothing but NaN
+  const double chance = counter_uniform(params.seed, static_cast<uint64_t>(position));
+  const bool has_top_k = params.top_k > 0 && static_cast<size_t>(params.top_k) < scores.size();
   const bool cuts = params.top_p < 1 || params.min_p > 0;
-  double kept = 0;
-  for (const Candidate& candidate : candidates_) kept += candidate.weight;
-  size_t count = candidates_.size();
-  if (cuts) {
-    // Only the head of the ranking is needed: sort as much as it takes to reach top_p.
-    const double wanted = static_cast<double>(params.top_p) * kept;
-    size_t sorted = 0;
-    kept = 0;
-    for (count = 0; count < candidates_.size(); ++count) {
-      if (count == sorted) {
-        sorted = std::max<size_t>(256, sorted * 8);
-        sort_candidates(sorted);
-      }
-      const double weight = candidates_[count].weight;
-      if (count > 0 && (kept >= wanted || weight < static_cast<double>(params.min_p))) break;
-      kept += weight;
-    }
+  if (!has_top_k && !cuts) return draw_from_all(scores, params, highest, chance);
+
+  const float inverse = 1.0F / params.temperature;
+  const auto weight = [&](const Candidate& candidate) {
+    return static_cast<double>(exp_of_negative((candidate.score - highest) * inverse));
+  };
+  // Only the head of the ranking is needed: as much of it as it takes to reach top_p.
+  const size_t limit = has_top_k ? static_cast<size_t>(params.top_k) : scores.size();
+  find_best(scores, has_top_k ? limit : std::min<size_t>(limit, 256));
+  double wanted = 0;
+  if (has_top_k) {
+    for (const Candidate& candidate : candidates_) wanted += weight(candidate);
+  } else {
+    wanted = sum_of_weights(scores, highest, inverse);
   }
-  const double target = counter_uniform(params.seed, static_cast<uint64_t>(position)) * kept;
+  wanted *= static_cast<double>(params.top_p);
+  double kept = 0;
+  size_t count = 0;
+  for (;; ++count) {
+    if (count == candidates_.size()) {
+      if (count >= limit) break;
+      find_best(scores, std::min(limit, count * 8));
+      if (count == candidates_.size()) break;  // the rest is NaN
+    }
+    const double next = weight(candidates_[count]);
+    if (count > 0 && cuts && (kept >= wanted || next < static_cast<double>(params.min_p))) break;
+    kept += next;
+  }
   double reached = 0;
   size_t chosen = 0;
   for (; chosen + 1 < count; ++chosen) {
-    reached += candidates_[chosen].weight;
-    if (reached > target) break;
+    reached += weight(candidates_[chosen]);
+    if (reached > chance * kept) break;
   }
   return candidates_[chosen].token;
+}
+
+/// No cut: all tokens in order of their ids, by blocks, so that only one block is gone through token by token.
+int32_t Sampler::draw_from_all(std::span<const float> scores, const SamplingParams& params, float highest,
+                               double chance) {
+  constexpr size_t kBlock = 1024;
+  const float inverse = 1.0F / params.temperature;
+  const auto block_at = [&](size_t begin) { return scores.subspan(begin, std::min(kBlock, scores.size() - begin)); };
+  sums_.clear();
+  double total = 0;
+  for (size_t begin = 0; begin < scores.size(); begin += kBlock) {
+    sums_.push_back(sum_of_weights(block_at(begin), highest, inverse));
+    total += sums_.back();
+  }
+  double left = chance * total;
+  size_t block = 0;
+  while (block + 1 < sums_.size() && left >= sums_[block]) left -= sums_[block++];
+  int32_t last = argmax(scores);  // for a target that rounding has put past the end
+  const std::span<const float> values = block_at(block * kBlock);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto weight = static_cast<double>(exp_of_negative((values[i] - highest) * inverse));
+    if (weight == 0) continue;
+    last = static_cast<int32_t>(block * kBlock + i);
+    left -= weight;
+    if (left < 0) break;
+  }
+  return last;
 }
 
 }  // namespace keye::engine

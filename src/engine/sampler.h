@@ -22,8 +22,9 @@ struct SamplingParams {
   float frequency_penalty = 0.0F;   // [-2, 2]; times the count in the reply
   std::vector<std::pair<int32_t, float>> logit_bias;  // [-100, 100] added to a token's logit
   uint64_t seed = 0;
-  bool logprobs = false;  // fill in Sampled::logprob, which costs a pass over the vocabulary
+  int logprobs = -1;  // -1: none; otherwise Sampled::logprob and so many alternatives
 };
+inline constexpr int kLogprobsMax = 20;
 
 /// Errors: invalid_argument naming the field, its range and the value.
 Result<void> check_sampling(const SamplingParams& params, int vocab);
@@ -44,12 +45,19 @@ class TokenHistory {
   std::unordered_map<int32_t, Count> counts_;
 };
 
-struct Sampled {
+/// A token and the natural logarithm of its probability in the unmodified distribution.
+struct TokenLogprob {
   int32_t token = 0;
-  float logprob = 0;  // natural logarithm of its probability in the unmodified distribution, if asked for
+  float logprob = 0;
 };
 
-/// A sampler's scratch, reused from token to token.
+struct Sampled {
+  int32_t token = 0;
+  float logprob = 0;              // of the token, if log-probabilities were asked for
+  std::vector<TokenLogprob> top;  // the likeliest tokens, as many as were asked for, best first
+};
+
+/// A sampler's scratch, reused from token to token. One thread at a time.
 class Sampler {
  public:
   explicit Sampler(int vocab);
@@ -62,14 +70,18 @@ class Sampler {
 
  private:
   struct Candidate {
-    double weight;
+    float score;
     int32_t token;
   };
   int32_t draw(std::span<const float> scores, const SamplingParams& params, int64_t position);
-  void sort_candidates(size_t count);
+  int32_t draw_from_all(std::span<const float> scores, const SamplingParams& params, float highest, double chance);
+  void find_best(std::span<const float> scores, size_t count);
+  void add_logprobs(std::span<const float> logits, int alternatives, Sampled& sampled);
 
   std::vector<float> adjusted_;
-  std::vector<Candidate> candidates_;
+  std::vector<float> peaks_;            // the largest value of each block
+  std::vector<Candidate> candidates_;  // the best so far, in order
+  std::vector<double> sums_;
 };
 
 /// Uniform in [0, 1) from (seed, counter) alone: a counter-based generator.

@@ -13,6 +13,12 @@ std::string_view finish_reason_name(FinishReason reason) {
       return "length";
     case FinishReason::cancelled:
       return "cancelled";
+    case FinishReason::deadline:
+      return "deadline";
+    case FinishReason::shutdown:
+      return "shutdown";
+    case FinishReason::failed:
+      return "failed";
   }
   return "unknown";
 }
@@ -21,11 +27,17 @@ std::string StopStrings::push(std::string_view text) {
   if (hit_) return {};
   held_ += text;
   size_t first = std::string::npos;
+  const std::string* found = nullptr;
   for (const std::string& stop : stops_) {
-    if (!stop.empty()) first = std::min(first, held_.find(stop));
+    if (stop.empty()) continue;
+    const size_t at = held_.find(stop);
+    if (at < first) {
+      first = at;
+      found = &stop;
+    }
   }
-  if (first != std::string::npos) {
-    hit_ = true;
+  if (found != nullptr) {
+    hit_ = *found;
     std::string shown = held_.substr(0, first);
     held_.clear();
     return shown;

@@ -9,7 +9,14 @@
 
 namespace keye::engine {
 
-enum class FinishReason : uint8_t { stop, length, cancelled };
+enum class FinishReason : uint8_t {
+  stop,       // a stop token or string
+  length,     // as many tokens as were asked for, or as fit
+  cancelled,  // on request: nobody wants it any more
+  deadline,   // out of time
+  shutdown,   // the engine ends
+  failed,     // the machine could not do it (out of memory)
+};
 std::string_view finish_reason_name(FinishReason reason);
 
 /// Finds stop strings in text that arrives in pieces.
@@ -18,16 +25,17 @@ class StopStrings {
   explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
   /// Adds text; returns what may be shown now: everything before a stop string, or all but a tail that could still
-  /// begin one. After a hit (see `hit`) nothing more comes out.
+  /// begin one. After a hit nothing more comes out. Of two that begin at the same place, the first in the list counts.
   std::string push(std::string_view text);
   /// The reply is over: what was held back.
   std::string flush();
-  bool hit() const { return hit_; }
+  /// The stop string that was found.
+  const std::optional<std::string>& hit() const { return hit_; }
 
  private:
   std::vector<std::string> stops_;
   std::string held_;
-  bool hit_ = false;
+  std::optional<std::string> hit_;
 };
 
 }  // namespace keye::engine

@@ -46,10 +46,11 @@ class KeyeModel final : public Model {
   int step_tokens_max() const override { return options_.step_tokens_max; }
   int step_logits_max() const override { return options_.step_logits_max; }
 
-  void encode_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) override {
+  void begin_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) override {
     KEYE_CHECK(vision_.has_value(), "{} has no vision encoder", config_.architecture);
-    vision_->encode(pixels, grids, out);
+    vision_->begin(pixels, grids, out);
   }
+  bool advance_vision() override { return vision_->advance(); }
   void forward(const StepInput& input, KvCache& cache, View logits) override { decoder_.forward(input, cache, logits); }
   void set_probe(Probe probe) override {
     decoder_.set_probe(probe);

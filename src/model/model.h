@@ -56,8 +56,17 @@ class Model {
   /// The most rows of logits that one step gives.
   virtual int step_logits_max() const = 0;
 
-  /// pixels [patches, 3 p p] f32 of the grids one after another; out [sum of merged tokens, hidden] f32.
-  virtual void encode_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) = 0;
+  /// Begins to encode: pixels [patches, 3 p p] f32 of the grids one after another; out [sum of merged tokens, hidden]
+  /// f32. Both must live until advance_vision says that it is done, or another begin_vision takes its place.
+  virtual void begin_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) = 0;
+  /// A slice of that work, so that steps of the decoder can run between two of them. True: `out` is complete.
+  virtual bool advance_vision() = 0;
+  /// All of it at once.
+  void encode_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) {
+    begin_vision(pixels, grids, out);
+    while (!advance_vision()) {
+    }
+  }
   /// logits [s, vocab] f32.
   virtual void forward(const StepInput& input, KvCache& cache, View logits) = 0;
 

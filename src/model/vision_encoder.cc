@@ -87,26 +87,47 @@ void VisionEncoder::stack_biases() {
   biases_stacked_ = true;
 }
 
-void VisionEncoder::encode(ConstView pixels, std::span<const VisionGrid> grids, View out) {
+void VisionEncoder::begin(ConstView pixels, std::span<const VisionGrid> grids, View out) {
   if (!biases_stacked_) stack_biases();
-  int64_t patch_cursor = 0;
-  int64_t token_cursor = 0;
-  for (size_t begin = 0; begin < grids.size();) {
-    size_t end = begin;
-    int64_t patches = 0;
-    int64_t tokens = 0;
-    while (end < grids.size() && (end == begin || patches + grids[end].patches() <= kPatchesPerPass)) {
-      patches += grids[end].patches();
-      tokens += merged_tokens(grids[end], config_.merge);
-      ++end;
-    }
-    encode_pass(rows(pixels, patch_cursor, patch_cursor + patches), grids.subspan(begin, end - begin),
-                rows(out, token_cursor, token_cursor + tokens));
-    patch_cursor += patches;
-    token_cursor += tokens;
-    begin = end;
+  job_ = Job{.pixels = pixels, .grids = {grids.begin(), grids.end()}, .out = out, .segments = {}};
+  int64_t patches = 0;
+  for (const VisionGrid& grid : grids) patches += grid.patches();
+  KEYE_CHECK(patches == pixels.shape[0] && patches > 0, "grids cover {} patches of {}", patches, pixels.shape[0]);
+  next_pass();
+}
+
+bool VisionEncoder::next_pass() {
+  job_.first_grid = job_.end_grid;
+  job_.first_patch += job_.patches;
+  job_.first_token += job_.tokens;
+  job_.patches = 0;
+  job_.tokens = 0;
+  job_.half_layers = 0;
+  while (job_.end_grid < job_.grids.size()) {
+    const VisionGrid& grid = job_.grids[job_.end_grid];
+    if (job_.patches > 0 && job_.patches + grid.patches() > kPatchesPerPass) break;
+    job_.patches += grid.patches();
+    job_.tokens += merged_tokens(grid, config_.merge);
+    ++job_.end_grid;
   }
-  KEYE_CHECK(patch_cursor == pixels.shape[0], "grids cover {} patches of {}", patch_cursor, pixels.shape[0]);
+  return job_.patches > 0;
+}
+
+bool VisionEncoder::advance() {
+  KEYE_CHECK(job_.patches > 0, "no vision work was begun");
+  if (job_.half_layers == 0) embed();
+  const Layer& layer = layers_[job_.half_layers / 2];
+  if (job_.half_layers % 2 == 0) {
+    attend(layer);
+  } else {
+    feed_forward(layer);
+    if (probe_) {
+      probe_("vision_hidden", static_cast<int>(job_.half_layers / 2) + 1, rows(work_.hidden.view(), 0, job_.patches));
+    }
+  }
+  if (++job_.half_layers < 2 * layers_.size()) return false;
+  project();
+  return !next_pass();
 }
 
 void VisionEncoder::reserve(int64_t patches) {
@@ -129,29 +150,24 @@ void VisionEncoder::reserve(int64_t patches) {
   work_.projected = Tensor(dtype_, {patches / m2, m2 * c});
 }
 
-void VisionEncoder::encode_pass(ConstView pixels, std::span<const VisionGrid> grids, View out) {
-  const int64_t p = pixels.shape[0];
+void VisionEncoder::embed() {
+  const int64_t p = job_.patches;
   reserve(p);
+  const ConstView pixels = rows(job_.pixels, job_.first_patch, job_.first_patch + p);
   const View hidden = rows(work_.hidden.view(), 0, p);
   const View input = rows(work_.pixels.view(), 0, p);
   ops::convert(backend_, {reshape(pixels, input.shape), input});
   ops::linear(backend_,
               {.x = input, .w = patch_embedding_.weight, .bias = patch_embedding_.bias.view(), .out = hidden});
-  std::vector<int32_t> segments = {0};
-  for (const VisionGrid& grid : grids) {
-    const int64_t begin = segments.back();
+  job_.segments = {0};
+  for (const VisionGrid& grid : job_.pass_grids()) {
+    const int64_t begin = job_.segments.back();
     ops::add_position_grid(backend_,
                            {position_table_.view(), grid.rows, grid.cols, rows(hidden, begin, begin + grid.patches())});
-    segments.push_back(static_cast<int32_t>(begin + grid.patches()));
+    job_.segments.push_back(static_cast<int32_t>(begin + grid.patches()));
   }
-  prepare_positions(grids);
+  prepare_positions(job_.pass_grids());
   if (probe_) probe_("vision_hidden", 0, hidden);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    apply(layers_[i], p, segments);
-    if (probe_) probe_("vision_hidden", static_cast<int>(i) + 1, hidden);
-  }
-  norm(post_norm_, hidden, config_.norm_eps, rows(work_.final_hidden.view(), 0, p));
-  project(grids, p, out);
 }
 
 void VisionEncoder::prepare_positions(std::span<const VisionGrid> grids) {
@@ -178,7 +194,8 @@ void VisionEncoder::norm(const Norm& norm, ConstView x, float eps, View out) {
   ops::layer_norm(backend_, {x, norm.weight.view(), norm.bias.view(), eps, out});
 }
 
-void VisionEncoder::apply(const Layer& layer, int64_t p, std::span<const int32_t> segments) {
+void VisionEncoder::attend(const Layer& layer) {
+  const int64_t p = job_.patches;
   const View hidden = rows(work_.hidden.view(), 0, p);
   const View normed = rows(work_.normed.view(), 0, p);
   const View qkv = rows(work_.qkv.view(), 0, p);
@@ -188,10 +205,16 @@ void VisionEncoder::apply(const Layer& layer, int64_t p, std::span<const int32_t
                          .w = layer.qkv.weight,
                          .bias = layer.qkv.bias.view(),
                          .out = reshape(qkv, {p, 3 * config_.hidden})});
-  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), segments,
+  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), job_.segments,
                                    config_.heads, 1.0F / std::sqrt(static_cast<float>(config_.head_dim())), mixed});
   ops::linear(backend_,
               {.x = mixed, .w = layer.out.weight, .bias = layer.out.bias.view(), .accumulate = true, .out = hidden});
+}
+
+void VisionEncoder::feed_forward(const Layer& layer) {
+  const int64_t p = job_.patches;
+  const View hidden = rows(work_.hidden.view(), 0, p);
+  const View normed = rows(work_.normed.view(), 0, p);
   norm(layer.norm2, hidden, config_.norm_eps, normed);
   for (int64_t begin = 0; begin < p; begin += kRowsPerPass) {
     const int64_t end = std::min(p, begin + kRowsPerPass);
@@ -209,15 +232,18 @@ void VisionEncoder::apply(const Layer& layer, int64_t p, std::span<const int32_t
   }
 }
 
-void VisionEncoder::project(std::span<const VisionGrid> grids, int64_t p, View out) {
+void VisionEncoder::project() {
+  const int64_t p = job_.patches;
+  const View out = rows(job_.out, job_.first_token, job_.first_token + job_.tokens);
   const int64_t m2 = int64_t{config_.merge} * config_.merge;
-  View final_hidden = rows(work_.final_hidden.view(), 0, p);
+  const View final_hidden = rows(work_.final_hidden.view(), 0, p);
+  norm(post_norm_, rows(work_.hidden.view(), 0, p), config_.norm_eps, final_hidden);
   const View merged = rows(work_.merged.view(), 0, p / m2);
   const View merged_normed = rows(work_.merged_normed.view(), 0, p / m2);
   const View projected = rows(work_.projected.view(), 0, p / m2);
   if (norm_before_merge_) norm(projector_norm_, final_hidden, kProjectorEps, final_hidden);
   int64_t begin = 0;
-  for (const VisionGrid& grid : grids) {
+  for (const VisionGrid& grid : job_.pass_grids()) {
     const int64_t end = begin + grid.patches();
     ops::merge_patches(backend_, {rows(final_hidden, begin, end), grid.rows, grid.cols, config_.merge,
                                   rows(merged, begin / m2, end / m2)});

@@ -13,7 +13,9 @@ class VisionEncoder {
 
   /// `norm_before_merge`: the 8B-preview projector normalises each patch, the later ones the merged vector.
   void list_weights(WeightList& list, bool norm_before_merge);
-  void encode(ConstView pixels, std::span<const VisionGrid> grids, View out);
+  /// As Model::begin_vision and advance_vision: a slice is half a layer of one pass.
+  void begin(ConstView pixels, std::span<const VisionGrid> grids, View out);
+  bool advance();
   void set_probe(Probe probe) { probe_ = std::move(probe); }
 
  private:
@@ -44,11 +46,27 @@ class VisionEncoder {
     Tensor merged_normed, projected;
   };
 
-  void encode_pass(ConstView pixels, std::span<const VisionGrid> grids, View out);
+  /// The work begun: passes over whole pictures, each of them embedded, taken through the layers, projected.
+  struct Job {
+    ConstView pixels;
+    std::vector<VisionGrid> grids;
+    View out;
+    size_t first_grid = 0, end_grid = 0;    // of the current pass
+    int64_t first_patch = 0, patches = 0;   // of the current pass
+    int64_t first_token = 0, tokens = 0;    // of the current pass
+    std::vector<int32_t> segments;          // where each picture of the pass begins, and the end
+    size_t half_layers = 0;                 // done, of the current pass
+    std::span<const VisionGrid> pass_grids() const { return std::span(grids).subspan(first_grid, end_grid - first_grid); }
+  };
+
+  /// Sets the next pass up; false if there is none.
+  bool next_pass();
+  void embed();
   void reserve(int64_t patches);
   void prepare_positions(std::span<const VisionGrid> grids);
-  void apply(const Layer& layer, int64_t p, std::span<const int32_t> segments);
-  void project(std::span<const VisionGrid> grids, int64_t p, View out);
+  void attend(const Layer& layer);
+  void feed_forward(const Layer& layer);
+  void project();
   void norm(const Norm& norm, ConstView x, float eps, View out);
   void stack_biases();
 
@@ -64,6 +82,7 @@ class VisionEncoder {
   Norm post_norm_, projector_norm_;
   Product projector1_, projector2_;
   Workspace work_;
+  Job job_;
   std::vector<float> inv_freq_;  // rows' pairs, then columns' pairs
   Probe probe_;
 };

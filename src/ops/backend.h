@@ -5,6 +5,7 @@
 // does faster.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,6 +28,10 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string_view name() const = 0;
+  /// The host's own work between two ops, such as sampling: body(item, worker) once for every item, worker in
+  /// [0, workers()), on whatever threads the backend has.
+  virtual void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) = 0;
+  virtual int workers() const = 0;
   virtual PackedMatrix do_pack(const PackMatrix& source) = 0;
 
   virtual void do_embed(const Embed& op) = 0;

@@ -227,17 +227,27 @@ Result<ImagePatches> ImageProcessor::prepare(media::Image image, const ImageOpti
   return patchify(resized);
 }
 
+PatchGrid ImageProcessor::grid(const media::Image& image) const {
+  return {image.height / config_.patch_size, image.width / config_.patch_size};
+}
+
+Digest ImageProcessor::content_digest(const media::Image& image) const {
+  Sha256 hash;
+  hash.add(std::as_bytes(std::span(normalised_)));
+  for (const int value : {config_.patch_size, config_.merge_size, image.height, image.width}) hash.add_value(value);
+  return hash.add(std::as_bytes(std::span(image.rgb))).finish();
+}
+
 ImagePatches ImageProcessor::patchify(const media::Image& image) const {
   const int patch = config_.patch_size;
   KEYE_CHECK(image.height % config_.factor() == 0 && image.width % config_.factor() == 0, "{} x {} by {}", image.height,
              image.width, config_.factor());
   ImagePatches patches;
-  patches.grid_h = image.height / patch;
-  patches.grid_w = image.width / patch;
-  patches.pixel_values = Tensor(DType::f32, {int64_t{patches.grid_h} * patches.grid_w, 3, patch, patch});
+  patches.grid = grid(image);
+  patches.pixel_values = Tensor(DType::f32, {patches.grid.patches(), 3, patch, patch});
   float* out = patches.pixel_values.as<float>();
-  for (int grid_y = 0; grid_y < patches.grid_h; ++grid_y) {
-    for (int grid_x = 0; grid_x < patches.grid_w; ++grid_x) {
+  for (int grid_y = 0; grid_y < patches.grid.rows; ++grid_y) {
+    for (int grid_x = 0; grid_x < patches.grid.cols; ++grid_x) {
       for (size_t c = 0; c < 3; ++c) {
         for (int y = 0; y < patch; ++y) {
           const uint8_t* in = image.row(grid_y * patch + y) + 3 * static_cast<size_t>(grid_x * patch) + c;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/result.h"
 #include "media/image.h"
@@ -50,11 +51,16 @@ struct ImageOptions {
   std::optional<int> resized_width{};
 };
 
+struct PatchGrid {
+  int rows = 0;
+  int cols = 0;
+  int patches() const { return rows * cols; }
+};
+
 /// One picture, cut. The patches' order is row-major, within a patch channel, row, column.
 struct ImagePatches {
-  Tensor pixel_values;  // f32 [grid_h * grid_w, 3, patch, patch]
-  int grid_h = 0;
-  int grid_w = 0;
+  Tensor pixel_values;  // f32 [grid.patches(), 3, patch, patch]
+  PatchGrid grid;
 };
 
 class ImageProcessor {
@@ -68,9 +74,7 @@ class ImageProcessor {
 
   const ImageProcessorConfig& config() const { return config_; }
   /// Tokens that stand for a picture in the prompt: one for every merge_size * merge_size patches.
-  int tokens(const ImagePatches& patches) const {
-    return patches.grid_h * patches.grid_w / (config_.merge_size * config_.merge_size);
-  }
+  int tokens(const PatchGrid& grid) const { return grid.patches() / (config_.merge_size * config_.merge_size); }
 
   /// The two resizes: the server's, then the checkpoint's. Errors: invalid_argument, too_large.
   Result<media::Image> resize(media::Image image, const ImageOptions& options) const;
@@ -78,6 +82,9 @@ class ImageProcessor {
   Result<ImagePatches> prepare(media::Image image, const ImageOptions& options) const;
   /// Normalises and cuts a picture (or one frame of a video) whose sides are multiples of config().factor().
   ImagePatches patchify(const media::Image& image) const;
+  PatchGrid grid(const media::Image& image) const;
+  /// Names what patchify gives: the pixels, the grid and the arithmetic.
+  Digest content_digest(const media::Image& image) const;
 
  private:
   ImageProcessorConfig config_;

@@ -91,8 +91,8 @@ TEST(ImageProcessor, GoldenPicturesToTheBit) {
       EXPECT_EQ(std::memcmp(stored->second.data, resized->rgb.data(), resized->rgb.size()), 0);
     }
     const ImagePatches patches = processor.prepare(load_image(file), {}).value();
-    EXPECT_EQ(Json({1, patches.grid_h, patches.grid_w}), record["image_grid_thw"]);
-    EXPECT_EQ(patches.pixel_values.shape(), Shape({int64_t{patches.grid_h} * patches.grid_w, 3, 14, 14}));
+    EXPECT_EQ(Json({1, patches.grid.rows, patches.grid.cols}), record["image_grid_thw"]);
+    EXPECT_EQ(patches.pixel_values.shape(), Shape({int64_t{patches.grid.rows} * patches.grid.cols, 3, 14, 14}));
     EXPECT_EQ(sha256(patches.pixel_values.view().raw()), record["pixel_values"]["sha256_f32"]);
     ++pictures;
   }
@@ -108,8 +108,8 @@ TEST(ImageProcessor, PatchOrder) {
   media::Image image(4, 6);
   for (size_t i = 0; i < image.rgb.size(); ++i) image.rgb[i] = static_cast<uint8_t>(i);
   const ImagePatches patches = ImageProcessor(config).patchify(image);
-  EXPECT_EQ(patches.grid_h, 2);
-  EXPECT_EQ(patches.grid_w, 3);
+  EXPECT_EQ(patches.grid.rows, 2);
+  EXPECT_EQ(patches.grid.cols, 3);
   const float* value = patches.pixel_values.as<float>();
   for (int patch = 0; patch < 6; ++patch) {
     for (int c = 0; c < 3; ++c) {
@@ -129,7 +129,7 @@ TEST(ImageProcessor, OptionsOfARequest) {
   const media::Image image = load_image("images/rgb_97x61.png");
   const auto grid = [&](const ImageOptions& options) {
     const ImagePatches patches = processor.prepare(image, options).value();
-    return std::pair(patches.grid_h, patches.grid_w);
+    return std::pair(patches.grid.rows, patches.grid.cols);
   };
   EXPECT_EQ(grid({}), std::pair(4, 6));
   ImageOptions larger;

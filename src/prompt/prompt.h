@@ -11,9 +11,11 @@
 
 namespace keye::prompt {
 
-/// A picture in a prompt: its patches, and where its merged tokens stand.
+/// A picture in a prompt: its pixels, and where its merged tokens stand.
 struct VisionItem {
-  ImagePatches patches;
+  media::Image image;  // resized: its sides are whole merged patches
+  PatchGrid grid;
+  Digest content;  // of the pixels and of what they are normalised to: equal digests, equal features
   int32_t first_token = 0;
   int32_t tokens = 0;
 };

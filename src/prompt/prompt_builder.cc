@@ -153,19 +153,23 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
     return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
   Prompt prompt;
   for (const PictureReference& picture : pictures) {
-    auto prepare = [&]() -> Result<ImagePatches> {
+    auto prepare = [&]() -> Result<media::Image> {
       KEYE_TRY(const std::string bytes, media::load_media_bytes(picture.source, limits));
       KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(bytes)), limits));
-      return images_->prepare(std::move(image), picture.options);
+      return images_->resize(std::move(image), picture.options);
     };
-    auto patches = prepare();
-    if (!patches) {
-      const Error& error = patches.error();
+    auto image = prepare();
+    if (!image) {
+      const Error& error = image.error();
       const std::string file = error.where == picture.source ? "" : media::shown_reference(picture.source) + ": ";
       return refuse(picture.where, file + error.to_string(), error.code);
     }
-    const int32_t tokens = images_->tokens(*patches);
-    prompt.vision.push_back({std::move(patches).value(), 0, tokens});
+    VisionItem item;
+    item.grid = images_->grid(*image);
+    item.content = images_->content_digest(*image);
+    item.tokens = images_->tokens(item.grid);
+    item.image = std::move(image).value();
+    prompt.vision.push_back(std::move(item));
   }
   KEYE_TRY(const text::Rendered rendered, template_->render(conversation.messages, conversation.render));
   KEYE_TRY(const text::Rendered expanded, expand(rendered, prompt.vision));
@@ -184,7 +188,7 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
     KEYE_CHECK(prompt.tokens.end() - cursor >= item.tokens, "placeholders and pictures do not match");
     item.first_token = static_cast<int32_t>(cursor - prompt.tokens.begin());
     cursor += item.tokens;
-    grids.push_back({item.patches.grid_h / spec_.merge, item.patches.grid_w / spec_.merge});
+    grids.push_back({item.grid.rows / spec_.merge, item.grid.cols / spec_.merge});
   }
   Positions positions = spec_.three_axes ? media_positions(prompt.tokens, grids, spec_.image_token)
                                          : text_positions(static_cast<int64_t>(prompt.tokens.size()));

@@ -79,8 +79,8 @@ TEST_P(GoldenPrompt, EqualsTheReference) {
     Json grids = Json::array();
     std::vector<double> pixels;
     for (const prompt::VisionItem& item : prompt.vision) {
-      grids.push_back({1, item.patches.grid_h, item.patches.grid_w});
-      const auto values = as_doubles(item.patches.pixel_values.view());
+      grids.push_back({1, item.grid.rows, item.grid.cols});
+      const auto values = as_doubles(builder.image_processor()->patchify(item.image).pixel_values.view());
       pixels.insert(pixels.end(), values.begin(), values.end());
     }
     EXPECT_EQ(grids, expected.value("image_grid_thw", Json::array()));

@@ -16,6 +16,10 @@ class CpuBackend final : public RefBackend {
   CpuBackend(int threads, Isa isa);
 
   std::string_view name() const override { return name_; }
+  void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) override {
+    pool_.for_each(items, body);
+  }
+  int workers() const override { return pool_.size(); }
   Isa isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
 

@@ -9,6 +9,10 @@ namespace keye::ops {
 class RefBackend : public Backend {
  public:
   std::string_view name() const override { return "ref"; }
+  void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) override {
+    for (int64_t item = 0; item < items; ++item) body(item, 0);
+  }
+  int workers() const override { return 1; }
   PackedMatrix do_pack(const PackMatrix& source) override;                 // ref/linear.cc
   void do_linear(const Linear& op) override;                               // ref/linear.cc
   void do_grouped_linear(const GroupedLinear& op) override;                // ref/linear.cc
