@@ -1,0 +1,146 @@
+#include "engine/chat_client.h"
+
+#include <mutex>
+#include <utility>
+
+namespace keye::engine {
+namespace {
+
+/// What replies of these models look like.
+prompt::ReplyStyle style_of(const model::ModelConfig& config) {
+  const std::string& name = config.architecture;
+  if (name == "KeyeForConditionalGeneration" || name == "KeyeVL1_5ForConditionalGeneration" ||
+      name == "KeyeVLMoeForConditionalGeneration") {
+    return prompt::ReplyStyle::auto_think;
+  }
+  return prompt::ReplyStyle::think;
+}
+
+}  // namespace
+
+class ChatClient::Call final : public ChatCall, public std::enable_shared_from_this<Call> {
+ public:
+  Call(ChatClient& client, ChatRequest request, std::shared_ptr<ChatListener> listener)
+      : client_(client), engine_(client.engine_), request_(std::move(request)), listener_(std::move(listener)) {}
+
+  /// On a thread of the pool.
+  void prepare(const std::stop_token& client_stops) {
+    const std::stop_callback on_stop(client_stops, [this] { stop_.request_stop(); });
+    auto prompt = build();
+    --client_.preparing_;
+    if (!prompt) return listener_->on_error(Error(prompt.error()));
+    submit(std::move(prompt).value());
+  }
+
+  void abort(FinishReason reason) override {
+    const std::lock_guard lock(mutex_);
+    stop_.request_stop();
+    if (id_) engine_.abort(*id_, reason);
+  }
+
+  void hold(bool held) override {
+    const std::lock_guard lock(mutex_);
+    if (id_) engine_.hold(*id_, held);
+  }
+
+ private:
+  struct Split {
+    std::optional<prompt::ReplyParser> parser;
+    bool started = false;
+  };
+
+  Result<prompt::Prompt> build();
+  void submit(prompt::Prompt prompt);
+  ChatEvent split(TokenEvent&& event);
+
+  ChatClient& client_;
+  Engine& engine_;
+  ChatRequest request_;
+  std::shared_ptr<ChatListener> listener_;
+  std::stop_source stop_;
+  std::vector<Split> replies_;
+  std::mutex mutex_;
+  std::optional<RequestId> id_;
+};
+
+Result<prompt::Prompt> ChatClient::Call::build() {
+  const prompt::PromptBuilder& prompts = engine_.prompts();
+  const auto cancelled = [] { return Error{ErrorCode::cancelled, "the request was cancelled", ""}; };
+  if (stop_.stop_requested()) return cancelled();
+  Result<prompt::Prompt> prompt = Error{ErrorCode::internal, "no prompt", ""};
+  if (const auto* conversation = std::get_if<prompt::Conversation>(&request_.source)) {
+    const prompt::MediaAccess access{.policy = client_.options_.fetch,
+                                     .limits = client_.options_.limits,
+                                     .pictures_max = client_.options_.pictures_max,
+                                     .tokens_max = engine_.context_max(),
+                                     .stop = stop_.get_token()};
+    prompt = prompts.build(*conversation, access);
+  } else if (const auto* plain = std::get_if<prompt::PlainPrompt>(&request_.source)) {
+    prompt = prompts.build(*plain);
+  } else {
+    prompt = prompts.from_tokens(std::move(std::get<std::vector<int32_t>>(request_.source)));
+  }
+  if (stop_.stop_requested()) return cancelled();
+  return prompt;
+}
+
+void ChatClient::Call::submit(prompt::Prompt built) {
+  auto prompt = std::make_shared<const prompt::Prompt>(std::move(built));
+  replies_.resize(static_cast<size_t>(std::max(1, request_.request.replies)));
+  if (request_.separate_reasoning && prompt->is_chat) {
+    for (Split& reply : replies_) reply.parser.emplace(prompt::reply_format(client_.reply_style_, prompt->ending));
+  }
+  request_.request.prompt = prompt;
+  const auto self = shared_from_this();
+  // Events may come before submit() returns: on_prompt must have been called.
+  listener_->on_prompt(prompt);
+  const std::lock_guard lock(mutex_);
+  auto id = engine_.submit(
+      std::move(request_.request),
+      [self](TokenEvent&& event) { self->listener_->on_event(self->split(std::move(event))); },
+      [self](std::string_view part, int64_t done, int64_t total) { self->listener_->on_progress(part, done, total); });
+  if (!id) return listener_->on_error(Error(id.error()));
+  id_ = *id;
+  if (stop_.stop_requested()) engine_.abort(*id_);
+}
+
+ChatEvent ChatClient::Call::split(TokenEvent&& event) {
+  Split& reply = replies_[static_cast<size_t>(event.reply)];
+  ChatEvent out{.reply = event.reply, .token = std::move(event.sampled)};
+  out.is_first = !std::exchange(reply.started, true);
+  out.cached_tokens = event.cached_tokens;
+  out.finish = event.finish;
+  out.stop_string = std::move(event.stop_string);
+  out.stop_token = event.stop_token;
+  out.timings = event.timings;
+  if (!reply.parser) {
+    out.content = std::move(event.text);
+    return out;
+  }
+  prompt::ReplyPieces pieces;
+  reply.parser->push(event.text, pieces);
+  if (event.finish) reply.parser->finish(pieces);
+  out.reasoning = std::move(pieces.reasoning);
+  out.content = std::move(pieces.content);
+  return out;
+}
+
+ChatClient::ChatClient(Engine& engine, const ChatClientOptions& options)
+    : engine_(engine),
+      options_(options),
+      reply_style_(style_of(engine.config())),
+      pool_(options.preparing_threads, "keye-prepare") {}
+
+ChatClient::~ChatClient() { stopping_.request_stop(); }
+
+Result<std::shared_ptr<ChatCall>> ChatClient::start(ChatRequest request, std::shared_ptr<ChatListener> listener) {
+  if (preparing_.load() >= options_.preparing_max) {
+    return make_error(ErrorCode::overloaded, "", "{} requests are being prepared", options_.preparing_max);
+  }
+  ++preparing_;
+  const auto call = std::make_shared<Call>(*this, std::move(request), std::move(listener));
+  pool_.post([call, stop = stopping_.get_token()] { call->prepare(stop); });
+  return std::shared_ptr<ChatCall>(call);
+}
+
+}  // namespace keye::engine
