@@ -6,11 +6,13 @@ Usage: pip install 'jinja2>=3.1.6'
 
 KIND.json: the checkpoints' templates with the reference's conversations. styles/NAME.json: expected outputs of
 styles/NAME.jinja, templates in the manner of published ones. programs.json: random programs of
-template_differential.py. A case has "expected", or "error" where rendering fails.
+template_differential.py. A case has "expected", or "error" where rendering fails. continued.json: conversations whose last
+message is left open, with all of these templates; null where that message cannot be continued.
 The time that strftime_now shows is 2025-03-07T14:05:09.000042.
 """
 
 import argparse
+import copy
 import json
 import re
 import sys
@@ -93,12 +95,58 @@ STYLE_CASES = [
     {"name": "tool_first", "messages": [tool("early"), user("?")]},
 ]
 
+CONTINUED = {
+    "one_word": [user("Hi"), assistant("Hello")],
+    "space_behind": [user("Hi"), assistant("Hello there, ")],
+    "spaces_around": [SYSTEM, user("Hi"), assistant(" \n Hello\n\n")],
+    "empty": [user("Hi"), assistant("")],
+    "only_spaces": [user("Hi"), assistant(" \n")],
+    "same_text_before": [user("Hello"), assistant("Hello"), user("Hello"), assistant("Hello")],
+    "text_of_the_template": [user("Hi"), assistant("assistant\n")],
+    "special_token": [user("Hi"), assistant("<|im_end|>\n<|im_start|>assistant\n")],
+    "chinese": [user("你好"), assistant("你好，我是\u3000")],
+    "quotes_and_lines": [user("Hi"), assistant('a "b"\nc\\d & <e>')],
+    "thought": [user("1+1?"), assistant("<think>\nadd\n</think>\n\nThe sum is")],
+    "tight_thought": [user("1+1?"), assistant("<think>add</think>The sum is")],
+    "empty_thought": [user("1+1?"), assistant("<think>\n\n</think>\n\n")],
+    "open_thought": [user("1+1?"), assistant("<think>\nFirst,")],
+    "thought_beside": [user("1+1?"), assistant("The sum is", reasoning_content="add", thinking="add")],
+    "call_behind": [user("Time?"), assistant("Let me see.", tool_calls=[call("clock", {})])],
+    "after_a_result": [user("Time?"), assistant("", tool_calls=[call("clock", {})]), tool("12:00"), assistant("It is ")],
+    "only_message": [assistant("Once upon")],
+}
+CONTINUED_PARTS = {  # for the checkpoints' own templates, which take parts
+    "parts": [user([{"type": "image"}, {"type": "text", "text": "?"}]), assistant([{"type": "text", "text": "One, "}, {"type": "text", "text": "two, "}])],
+    "picture_behind": [user("?"), assistant([{"type": "text", "text": "See "}, {"type": "image"}])],
+    "no_text_in_parts": [user("?"), assistant([{"type": "image"}])],
+}
+
 
 def render(environment, source, variables):
     try:
         return {"expected": environment.from_string(source).render(**variables)}
     except Exception as error:  # whatever the template raises
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+def continued(environment, source, tokens, messages):
+    """What Hugging Face's continue_final_message gives: a tag behind the last text, and the prompt cut where it comes out."""
+    tag = "CONTINUE_FINAL_MESSAGE_TAG "
+    messages = copy.deepcopy(messages)
+    content = messages[-1]["content"]
+    holder, key = messages[-1], "content"
+    if isinstance(content, list):
+        holder, key = next(((part, "text") for part in reversed(content) if "text" in part), (None, None))
+        if holder is None:
+            return None
+    text = holder[key]
+    holder[key] += tag
+    result = render(environment, source, {**tokens, "tools": None, "documents": None, "add_generation_prompt": False, "messages": messages})
+    rendered = result.get("expected", "")
+    if text.strip() not in rendered or tag.strip() not in rendered:
+        return None
+    place = rendered.rindex(tag.strip())
+    return rendered[:place] if rendered[place:].startswith(tag) else rendered[:place].rstrip()
 
 
 def random_programs(environment, succeeding=700, failing=150):
@@ -136,7 +184,10 @@ def main():
         "deepseek-v3-text": (templates.DEEPSEEK, DEEPSEEK_TOKENS),
         "keye-671b": (templates.DEEPSEEK, DEEPSEEK_TOKENS),
     }
+    open_ends = {}
     for kind, (source, tokens) in kinds.items():
+        conversations = {**CONTINUED, **CONTINUED_PARTS}
+        open_ends[f"{kind}.json"] = {name: continued(environment, source, tokens, messages) for name, messages in conversations.items()}
         cases = []
         for case in chat_golden.CASES:
             variables = {**tokens, "add_generation_prompt": True, **case.get("variables", {}), "messages": chat.normalise_messages(case["messages"])}
@@ -144,12 +195,15 @@ def main():
         write(out / f"{kind}.json", {"template": source, "token_variables": tokens, "cases": cases})
     write(out / "programs.json", {"variables": VARIABLES, "cases": random_programs(environment)})
     for path in sorted((out / "styles").glob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        open_ends[f"styles/{path.name}"] = {name: continued(environment, source, STYLE_TOKENS, messages) for name, messages in CONTINUED.items()}
         cases = []
         for case in STYLE_CASES:
             given = {"tools": None, "documents": None, "add_generation_prompt": True, **case.get("variables", {})}
             variables = {**STYLE_TOKENS, **given, "messages": case["messages"]}
-            cases.append({**case, **render(environment, path.read_text(encoding="utf-8"), variables)})
+            cases.append({**case, **render(environment, source, variables)})
         write(path.with_suffix(".json"), {"token_variables": STYLE_TOKENS, "cases": cases})
+    write(out / "continued.json", {"conversations": {**CONTINUED, **CONTINUED_PARTS}, "expected": open_ends})
 
 
 if __name__ == "__main__":

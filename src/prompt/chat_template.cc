@@ -1,8 +1,10 @@
 #include "prompt/chat_template.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/json.h"
+#include "text/template/text_ops.h"
 #include "text/value_text.h"
 
 namespace keye::prompt {
@@ -137,6 +139,85 @@ bool takes_parts(const text::Template& compiled, std::string_view source) {
   return false;
 }
 
+/// What is put behind the text of a message that is to be continued, to see where that text ends once it is rendered.
+/// Templates look at how a message ends; as with Hugging Face, they see a word and a space.
+constexpr std::string_view kEndMark = "END_OF_FINAL_MESSAGE ";
+/// Its bytes are known by their origin: no other text can be taken for it.
+constexpr char kOriginEndMark = 3;
+
+Value with_end_mark(const Value& text) {
+  text::Marked marked = text.marked();
+  marked.append(kEndMark, kOriginEndMark);
+  return Value(std::move(marked));
+}
+
+Value with_field(const Value& dict, std::string_view key, Value value) {
+  Dict changed = dict.dict();
+  changed.set(key, std::move(value));
+  return Value::dict(std::move(changed));
+}
+
+/// Puts the mark behind the last text of a message; returns that text, or an undefined value if there is none.
+Value mark_end(Value& message) {
+  const Value* content = field(message, "content");
+  if (content == nullptr) return {};
+  if (content->is_string()) {
+    Value text = *content;
+    message = with_field(message, "content", with_end_mark(text));
+    return text;
+  }
+  if (!content->is_sequence()) return {};
+  Values parts = content->items();
+  for (size_t i = parts.size(); i-- > 0;) {
+    const Value* found = field(parts[i], "text");
+    if (found == nullptr || !found->is_string()) continue;
+    Value text = *found;
+    parts[i] = with_field(parts[i], "text", with_end_mark(text));
+    message = with_field(message, "content", Value::list(std::move(parts)));
+    return text;
+  }
+  return {};
+}
+
+/// Readies the last message to be continued; returns its last text.
+Result<text::Marked> open_final_message(Values& messages, bool add_generation_prompt) {
+  if (add_generation_prompt)
+    return refuse("continue_final_message",
+                  "the last message is continued or an answer begun, not both: "
+                  "set add_generation_prompt to false");
+  if (messages.empty()) return refuse("messages", "there is no message that continue_final_message could continue");
+  const std::string where = fmt::format("messages[{}]", messages.size() - 1);
+  if (text_of(field(messages.back(), "role")) != "assistant")
+    return refuse(where + ".role", "continue_final_message needs a last message of the assistant");
+  const Value text = mark_end(messages.back());
+  if (!text.is_string()) return refuse(where + ".content", "continue_final_message needs a text to continue");
+  return text.marked();
+}
+
+text::Marked without_marks(const text::Rendered& rendered) {
+  text::Marked result;
+  for (size_t begin = 0; begin < rendered.size();) {
+    const size_t end = std::min(rendered.origin.find(kOriginEndMark, begin), rendered.size());
+    result.append(rendered, begin, end - begin);
+    begin = std::min(rendered.origin.find_first_not_of(kOriginEndMark, end), rendered.size());
+  }
+  return result;
+}
+
+/// The prompt up to the mark, or up to the last character before it if the template strips its messages.
+Result<text::Rendered> cut_at_mark(const text::Rendered& rendered, const text::Marked& final_text) {
+  size_t cut = rendered.origin.rfind(kOriginEndMark);
+  if (cut != std::string::npos) {
+    const size_t first = cut + 1 - std::min(cut + 1, kEndMark.size());
+    while (cut > first && rendered.origin[cut - 1] == kOriginEndMark) --cut;
+    text::Marked prompt = without_marks(rendered.slice(0, cut));
+    if (!rendered.text.substr(cut).starts_with(kEndMark)) prompt = text::strip(prompt, nullptr, false, true);
+    if (prompt.text.find(text::strip(final_text, nullptr, true, true).text) != std::string::npos) return prompt;
+  }
+  return refuse("continue_final_message",
+                "the chat template leaves out or changes the last message, so that it cannot be continued");
+}
+
 /// A template's source, or sources by name, as JSON files hold them.
 Result<std::map<std::string, std::string>> sources_of(const Json& value, const std::string& where) {
   std::map<std::string, std::string> sources;
@@ -241,6 +322,10 @@ Result<text::Rendered> ChatTemplate::render(const Value& messages, const RenderO
     KEYE_TRY(Value message, normalise_message(messages.items()[i], takes_parts_, fmt::format("messages[{}]", i)));
     normalised.push_back(std::move(message));
   }
+  text::Marked final_text;
+  if (options.continue_final_message) {
+    KEYE_TRY(final_text, open_final_message(normalised, options.add_generation_prompt));
+  }
   Dict variables;
   for (const auto& [name, token] : special_tokens_) variables.set(name, Value(std::string_view(token)));
   variables.set("add_generation_prompt", Value(options.add_generation_prompt));
@@ -249,7 +334,10 @@ Result<text::Rendered> ChatTemplate::render(const Value& messages, const RenderO
   variables.set("documents", Value::none());
   for (const auto& [key, value] : options.variables.items()) variables.set(key, value);
   variables.set("messages", Value::list(std::move(normalised)));
-  return choose(options).render(Value::dict(std::move(variables)), options.limits, options.now);
+  KEYE_TRY(text::Rendered rendered,
+           choose(options).render(Value::dict(std::move(variables)), options.limits, options.now));
+  if (!options.continue_final_message) return rendered;
+  return cut_at_mark(rendered, final_text);
 }
 
 }  // namespace keye::prompt

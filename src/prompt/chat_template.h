@@ -16,6 +16,9 @@ namespace keye::prompt {
 struct RenderOptions {
   text::Value tools = text::Value::none();  // a list of tool definitions, or none
   bool add_generation_prompt = true;
+  /// Leaves the last message, an answer, open to be continued: the prompt ends with that message's text, as Hugging
+  /// Face's apply_chat_template has it. Needs add_generation_prompt = false.
+  bool continue_final_message = false;
   text::Dict variables;  // the template's own switches, such as enable_thinking
   text::RenderTime now;
   text::TemplateLimits limits;
@@ -37,7 +40,8 @@ class ChatTemplate {
   /// The rendered prompt; each byte knows whether the template wrote it or who sent it. Messages are brought to the
   /// form of the reference first: null fields dropped, image_url and video_url parts reduced to {"type": "image"} and
   /// {"type": "video"}, tool calls' JSON strings parsed. Errors: invalid_argument (messages of another form; what the
-  /// template itself raises), unsupported (media for a template that takes text only), too_large.
+  /// template itself raises; a last message that cannot be continued), unsupported (media for a template that takes
+  /// text only), too_large.
   Result<text::Rendered> render(const text::Value& messages, const RenderOptions& options) const;
 
   SpecialTokens& special_tokens() { return special_tokens_; }

@@ -67,6 +67,119 @@ TEST_P(ChatTemplateGolden, RendersAsTheReference) {
 INSTANTIATE_TEST_SUITE_P(Kinds, ChatTemplateGolden,
                          testing::Values("qwen3-text", "keye-1_5", "keye-nano", "deepseek-v3-text", "keye-671b"));
 
+/// The compiled template that continued.json names: a checkpoint's own, or one of the styles.
+ChatTemplate read_template(const std::string& name) {
+  const Path folder = "tests/golden/chat_templates";
+  Path described = folder / name;
+  const text::Value json = parse(*read_file(described.replace_extension(".json")));
+  SpecialTokens tokens;
+  for (const auto& [key, token] : json.dict().find("token_variables")->dict().items())
+    tokens[key.text()] = token.text();
+  const text::Value* source = json.dict().find("template");
+  return compile(source != nullptr ? source->text() : *read_file(folder / name), tokens);
+}
+
+TEST(ContinueFinalMessage, LeavesTheMessageOpenAsTheReference) {
+  const text::Value golden = read_golden("continued");
+  const text::Dict& conversations = golden.dict().find("conversations")->dict();
+  RenderOptions options;
+  options.add_generation_prompt = false;
+  options.continue_final_message = true;
+  options.now.time.tm_year = 125;  // the oracle's 2025-03-07
+  options.now.time.tm_mon = 2;
+  options.now.time.tm_mday = 7;
+  int compared = 0;
+  for (const auto& [name, expected] : golden.dict().find("expected")->dict().items()) {
+    const ChatTemplate chat_template = read_template(name.text());
+    for (const auto& [conversation, text] : expected.dict().items()) {
+      SCOPED_TRACE(name.text() + " " + conversation.text());
+      const Result<text::Rendered> rendered = chat_template.render(*conversations.find(conversation), options);
+      ++compared;
+      if (text.is_string()) {
+        ASSERT_TRUE(rendered) << rendered.error().to_string();
+        EXPECT_EQ(rendered->text, text.text());
+      } else {
+        ASSERT_FALSE(rendered) << rendered->text;
+        EXPECT_EQ(rendered.error().code, ErrorCode::invalid_argument);
+      }
+    }
+  }
+  EXPECT_EQ(compared, 303);
+}
+
+Result<text::Rendered> continued(std::string_view source, std::string_view messages) {
+  RenderOptions options;
+  options.add_generation_prompt = false;
+  options.continue_final_message = true;
+  return compile(source).render(parse(messages), options);
+}
+
+constexpr std::string_view kTurns = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}";
+
+TEST(ContinueFinalMessage, TheTextBelongsToTheAssistant) {
+  const Result<text::Rendered> rendered =
+      continued(kTurns, R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b "}])");
+  ASSERT_TRUE(rendered) << rendered.error().to_string();
+  EXPECT_EQ(rendered->text, "[user] a [assistant] b ");
+  EXPECT_EQ(rendered->origin.substr(rendered->size() - 4), std::string("\0\0\2\2", 4));
+}
+
+TEST(ContinueFinalMessage, NothingInAMessageIsTakenForItsEnd) {
+  const Result<text::Rendered> rendered = continued(
+      kTurns, R"([{"role": "user", "content": "a"}, {"role": "assistant", "content": "END_OF_FINAL_MESSAGE b"}])");
+  ASSERT_TRUE(rendered) << rendered.error().to_string();
+  EXPECT_EQ(rendered->text, "[user] a [assistant] END_OF_FINAL_MESSAGE b");
+}
+
+TEST(ContinueFinalMessage, AMessageWrittenTwiceEndsWhereItIsWrittenLast) {
+  const Result<text::Rendered> rendered = continued("{{ messages[0].content }}|{{ messages[0].content | trim }}.",
+                                                    R"([{"role": "assistant", "content": "b "}])");
+  ASSERT_TRUE(rendered) << rendered.error().to_string();
+  EXPECT_EQ(rendered->text, "b |b");
+}
+
+TEST(ContinueFinalMessage, ContinuesTheLastTextOfJoinedParts) {
+  const Result<text::Rendered> rendered = continued(
+      "{{ messages[0].content + '|' }}",
+      R"([{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])");
+  ASSERT_TRUE(rendered) << rendered.error().to_string();
+  EXPECT_EQ(rendered->text, "a b");
+}
+
+TEST(ContinueFinalMessage, RefusesWhatCannotBeContinued) {
+  struct Refused {
+    std::string_view source, messages, where;
+  };
+  for (const Refused& one : {
+           Refused{kTurns, "[]", "messages"},
+           Refused{kTurns, R"([{"role": "user", "content": "a"}])", "messages[0].role"},
+           Refused{kTurns, R"([{"role": "user", "content": "a"}, {"role": "assistant"}])", "messages[1].content"},
+           Refused{kTurns, R"([{"role": "assistant", "content": null}])", "messages[0].content"},
+           Refused{kTurns, R"([{"role": "assistant", "content": 3}])", "messages[0].content"},
+           Refused{"{{ m.content.image }}", R"([{"role": "assistant", "content": []}])", "messages[0].content"},
+           Refused{"no messages", R"([{"role": "assistant", "content": "a"}])", "continue_final_message"},
+           Refused{"{{ messages[0].content | replace('a', 'c') }}", R"([{"role": "assistant", "content": "a"}])",
+                   "continue_final_message"},
+           Refused{"{{ messages[0].content[:1] }}", R"([{"role": "assistant", "content": "ab"}])",
+                   "continue_final_message"},
+       }) {
+    const Result<text::Rendered> rendered = continued(one.source, one.messages);
+    ASSERT_FALSE(rendered) << one.messages << rendered->text;
+    EXPECT_EQ(rendered.error().code, ErrorCode::invalid_argument);
+    EXPECT_EQ(rendered.error().where, one.where);
+  }
+}
+
+TEST(ContinueFinalMessage, DoesNotGoWithAGenerationPrompt) {
+  RenderOptions options;
+  options.continue_final_message = true;
+  const Result<text::Rendered> rendered =
+      compile(kTurns).render(parse(R"([{"role": "assistant", "content": "a"}])"), options);
+  ASSERT_FALSE(rendered);
+  EXPECT_EQ(rendered.error().code, ErrorCode::invalid_argument);
+  EXPECT_THAT(rendered.error().to_string(), HasSubstr("add_generation_prompt"));
+}
+
 TEST(ChatTemplate, EveryByteKnowsWhoWroteIt) {
   const ChatTemplate chat_template = compile(
       "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim | upper }}{{ m.tool_calls | tojson if "
@@ -144,7 +257,7 @@ class TemplateFolder : public testing::Test {
   void SetUp() override { std::filesystem::create_directories(folder_); }
   void TearDown() override { std::filesystem::remove_all(folder_); }
   void write(const std::string& name, std::string_view text) { ASSERT_TRUE(write_file(folder_ / name, text)); }
-  std::string render(RenderOptions options = {}) {
+  std::string render(const RenderOptions& options = {}) {
     const Result<ChatTemplate> loaded = ChatTemplate::load(folder_);
     if (!loaded) return "error: " + loaded.error().message;
     const Result<text::Rendered> rendered = loaded->render(parse("[]"), options);
