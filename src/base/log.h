@@ -4,21 +4,38 @@
 #include <fmt/format.h>
 
 #include <functional>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace keye {
 
 enum class LogLevel { debug, info, warning, error };
+std::string_view log_level_name(LogLevel level);
 
-using LogSink = std::function<void(LogLevel, std::string_view)>;
+/// Names and values that belong to a message, for programs that read logs.
+using LogFields = std::vector<std::pair<std::string_view, std::string>>;
+
+struct LogRecord {
+  LogLevel level = LogLevel::info;
+  std::string_view message;
+  const LogFields& fields;
+};
+using LogSink = std::function<void(const LogRecord&)>;
 
 /// Replaces the sink. Not to be called while other threads log.
 void set_log_sink(LogSink sink);
-void log_message(LogLevel level, std::string_view message);
+void log_event(LogLevel level, std::string_view message, const LogFields& fields = {});
 
 template <class... Args>
 void log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
-  log_message(level, fmt::format(format, std::forward<Args>(args)...));
+  log_event(level, fmt::format(format, std::forward<Args>(args)...));
 }
+
+/// For people: "2026-11-25T21:57:03.120 info message name=value".
+void log_as_text(const LogRecord& record);
+/// For programs: {"time": ..., "level": ..., "message": ..., "name": "value"}.
+void log_as_json(const LogRecord& record);
 
 }  // namespace keye

@@ -17,7 +17,7 @@ class TaskPool {
  public:
   /// `name`: of the threads, at most 15 letters.
   TaskPool(int threads, std::string name);
-  /// Waits for the tasks that run; those that have not begun are dropped.
+  /// Waits until all tasks are done: they should know that it is time to end.
   ~TaskPool();
   TaskPool(const TaskPool&) = delete;
   TaskPool& operator=(const TaskPool&) = delete;

@@ -1,8 +1,7 @@
-#include <unistd.h>
-
 #include <cstdio>
 
 #include "base/json.h"
+#include "base/machine.h"
 #include "base/thread_pool.h"
 #include "cli/command.h"
 #include "cli/commands.h"
@@ -14,31 +13,10 @@
 namespace keye::cli {
 namespace {
 
-/// "model name" of /proc/cpuinfo, or nothing.
-std::string processor_name() {
-  std::string name;
-  std::FILE* file = std::fopen("/proc/cpuinfo", "r");
-  if (file == nullptr) return name;
-  char line[512];
-  while (std::fgets(line, sizeof line, file) != nullptr) {
-    const std::string_view view(line);
-    if (!view.starts_with("model name")) continue;
-    const size_t colon = view.find(':');
-    if (colon != std::string_view::npos) name = std::string(view.substr(colon + 2, view.find('\n') - colon - 2));
-    break;
-  }
-  std::fclose(file);
-  return name;
-}
-
-double available_memory_bytes() {
-  return static_cast<double>(::sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-}
-
 /// Fewer layers, so that the weights fit the machine; 0 if all do.
 int layers_that_fit(const model::ModelConfig& config, DType dtype) {
   const double bytes = static_cast<double>(model::count_parameters(config)) * static_cast<double>(dtype_bytes(dtype));
-  const double room = 0.85 * available_memory_bytes();
+  const double room = 0.85 * static_cast<double>(memory_available_bytes());
   if (bytes <= room) return 0;
   model::ModelConfig one = config;
   one.text.layers = 1;

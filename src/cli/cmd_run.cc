@@ -1,6 +1,9 @@
 #include <unistd.h>
 
+#include <condition_variable>
 #include <cstdio>
+#include <deque>
+#include <mutex>
 #include <random>
 
 #include "base/json.h"
@@ -9,8 +12,8 @@
 #include "cli/conversation.h"
 #include "cli/model_flags.h"
 #include "cli/stdin_lines.h"
-#include "engine/generate.h"
-#include "engine/load.h"
+#include "engine/engine.h"
+#include "engine/memory_plan.h"
 
 namespace keye::cli {
 namespace {
@@ -23,7 +26,7 @@ struct Flags {
   ModelFlags model;
   int max_tokens = 1024;
   int replies = 1;
-  int context = 0;
+  int64_t context = 0;
   bool ignore_eos = false;
   bool show_special = false;
   bool as_json = false;
@@ -45,7 +48,8 @@ void add_flags(CLI::App& app, Flags& flags) {
       ->excludes(prompt);
   app.add_option("--max-tokens", flags.max_tokens, "longest reply, in tokens")->capture_default_str();
   app.add_option("--context", flags.context,
-                 "tokens of prompt and reply to have memory for (default: what the prompt needs)");
+                 "tokens of prompt and reply to have memory for (default: the model's context, as far as memory goes)")
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 30));
   app.add_option("--temperature", flags.temperature, "0: always the likeliest token");
   app.add_option("--top-p", flags.top_p, "sample from the likeliest tokens that make up this share");
   app.add_option("--top-k", flags.top_k, "sample from so many likeliest tokens; 0: all");
@@ -108,68 +112,103 @@ struct Answer {
   int tokens = 0;
 };
 
-/// Holds the loaded model and a cache large enough for what has been asked so far.
+/// What the engine's thread tells, to be taken by this one.
+class Events {
+ public:
+  void add(engine::TokenEvent&& event) {
+    const std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+    wake_.notify_one();
+  }
+  /// The next event, or nothing when `stop` is requested first.
+  std::optional<engine::TokenEvent> next(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    if (!wake_.wait(lock, stop, [this] { return !events_.empty(); })) return std::nullopt;
+    engine::TokenEvent event = std::move(events_.front());
+    events_.pop_front();
+    return event;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any wake_;
+  std::deque<engine::TokenEvent> events_;
+};
+
+/// Where a request's time went; its replies ran side by side.
+struct Spent {
+  int64_t prompt_tokens = 0;
+  Spent spent;
+
+  void add(const engine::Timings& reply) {
+    timings.vision = std::max(timings.vision, reply.vision);
+    timings.prefill = std::max(timings.prefill, reply.prefill);
+    timings.decode = std::max(timings.decode, reply.decode);
+  }
+};
+
+/// An engine, and the flags that every question has in common.
 class Session {
  public:
-  Session(const Flags& flags, engine::LoadedModel loaded) : flags_(flags), loaded_(std::move(loaded)) {}
+  Session(const Flags& flags, engine::LoadedModel loaded, int64_t kv_tokens)
+      : flags_(flags), engine_(std::move(loaded), {.kv_tokens = kv_tokens, .running_max = engine::kRepliesMax}) {}
 
   /// Answers a conversation; `show` gets the first reply's text as it grows.
   Result<std::vector<Answer>> answer(const prompt::Conversation& conversation,
                                      const std::function<void(std::string_view)>& show, const std::stop_token& stop,
-                                     engine::Timings& timings) {
+                                     Spent& spent) {
     engine::Request request;
-    KEYE_TRY(request.prompt, loaded_.prompts->build(conversation, {}));
-    KEYE_TRY(request.sampling, sampling_of(flags_, loaded_.generation));
+    KEYE_TRY(auto prompt, engine_.prompts().build(conversation, {.policy = {.any_path = true}, .stop = stop}));
+    spent.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
+    request.prompt = std::make_shared<const prompt::Prompt>(std::move(prompt));
+    KEYE_TRY(request.sampling, sampling_of(flags_, engine_.generation()));
     request.stop = {.max_tokens = flags_.max_tokens,
                     .strings = flags_.stops,
-                    .token_ids = loaded_.generation.eos_ids,
+                    .token_ids = engine_.generation().eos_ids,
                     .ignore_eos = flags_.ignore_eos};
     request.stop.token_ids.insert(request.stop.token_ids.end(), flags_.stop_ids.begin(), flags_.stop_ids.end());
     request.replies = flags_.replies;
     request.skip_special_tokens = !flags_.show_special;
-    KEYE_TRY_VOID(reserve(request));
-    std::vector<Answer> answers(static_cast<size_t>(std::max(1, flags_.replies)));
-    auto sink = [&](const engine::TokenEvent& event) {
-      Answer& answer = answers[static_cast<size_t>(event.reply)];
-      answer.text += event.text;
-      if (event.token >= 0) ++answer.tokens;
-      if (event.finish) answer.finish_reason = std::string(engine::finish_reason_name(*event.finish));
-      if (event.reply == 0 && !event.text.empty()) show(event.text);
-    };
-    KEYE_TRY(timings, generator_->run(request, {.prefill_chunk = 512, .progress = generate_progress()}, sink, stop));
-    return answers;
+    const auto events = std::make_shared<Events>();
+    KEYE_TRY(const engine::RequestId id,
+             engine_.submit(
+                 std::move(request), [events](engine::TokenEvent&& event) { events->add(std::move(event)); },
+                 generate_progress()));
+    return collect(*events, id, show, stop, spent);
   }
 
  private:
-  /// A cache for this request, or the one there is if it is large enough.
-  Result<void> reserve(const engine::Request& request) {
-    const int64_t context = loaded_.model->config().text.positions_max;
-    const int64_t length = static_cast<int64_t>(request.prompt.tokens.size());
-    const int64_t wanted =
-        std::max<int64_t>(flags_.context, std::min(context, length + std::max(1, flags_.max_tokens)));
-    const int64_t pages = std::max(1, flags_.replies) * (wanted / ops::kPageTokens + 2);
-    if (generator_ && cache_->pages() >= pages) return {};
-    if (pages > (int64_t{1} << 24))
-      return make_error(ErrorCode::too_large, "context", "{} tokens for {} replies are too many", wanted,
-                        flags_.replies);
-    generator_.reset();
-    cache_ = std::make_unique<model::KvCache>(loaded_.model->kv_spec(), static_cast<int>(pages));
-    generator_ = std::make_unique<engine::Generator>(*loaded_.model, *cache_, loaded_.prompts->tokenizer());
-    return {};
+  std::vector<Answer> collect(Events& events, engine::RequestId id, const std::function<void(std::string_view)>& show,
+                              const std::stop_token& stop, Spent& spent) {
+    std::vector<Answer> answers(static_cast<size_t>(flags_.replies));
+    for (size_t unfinished = answers.size(); unfinished > 0;) {
+      auto event = events.next(stop);
+      if (!event) {
+        engine_.abort(id);
+        event = events.next({});
+      }
+      Answer& answer = answers[static_cast<size_t>(event->reply)];
+      answer.text += event->text;
+      if (event->token >= 0) ++answer.tokens;
+      if (event->reply == 0 && !event->text.empty()) show(event->text);
+      if (!event->finish) continue;
+      answer.finish_reason = std::string(engine::finish_reason_name(*event->finish));
+      spent.add(event->timings);
+      --unfinished;
+    }
+    return answers;
   }
 
   const Flags& flags_;
-  engine::LoadedModel loaded_;
-  std::unique_ptr<model::KvCache> cache_;
-  std::unique_ptr<engine::Generator> generator_;
+  engine::Engine engine_;
 };
 
-OrderedJson to_json(const std::vector<Answer>& answers, const engine::Timings& timings, double load_seconds) {
+OrderedJson to_json(const std::vector<Answer>& answers, const Spent& spent, double load_seconds) {
   int tokens = 0;
   for (const Answer& answer : answers) tokens += answer.tokens;
   OrderedJson json = {{"text", answers[0].text},
                       {"finish_reason", answers[0].finish_reason},
-                      {"prompt_tokens", timings.prompt_tokens},
+                      {"prompt_tokens", spent.prompt_tokens},
                       {"completion_tokens", tokens}};
   if (answers.size() > 1) {
     for (const Answer& answer : answers)
@@ -177,23 +216,23 @@ OrderedJson to_json(const std::vector<Answer>& answers, const engine::Timings& t
           {{"text", answer.text}, {"finish_reason", answer.finish_reason}, {"completion_tokens", answer.tokens}});
   }
   json["timings"] = {{"load_s", load_seconds},
-                     {"vision_s", timings.vision},
-                     {"prefill_s", timings.prefill},
-                     {"decode_s", timings.decode}};
+                     {"vision_s", spent.timings.vision},
+                     {"prefill_s", spent.timings.prefill},
+                     {"decode_s", spent.timings.decode}};
   return json;
 }
 
 Result<int> answer_once(Session& session, const Flags& flags, const prompt::Conversation& conversation,
                         double load_seconds, const std::stop_token& stop) {
-  engine::Timings timings;
+  Spent spent;
   const bool streams = !flags.as_json && flags.replies == 1;
   auto show = [&](std::string_view text) {
-    if (streams && !write_stdout(text)) std::exit(kExitFailed);  // nobody reads any more
+    if (streams && !write_stdout(text)) std::_Exit(kExitFailed);  // nobody reads any more
   };
-  KEYE_TRY(const auto answers, session.answer(conversation, show, stop, timings));
+  KEYE_TRY(const auto answers, session.answer(conversation, show, stop, spent));
   if (flags.as_json) {
     KEYE_TRY_VOID(write_stdout(
-        to_json(answers, timings, load_seconds).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"));
+        to_json(answers, spent, load_seconds).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n"));
   } else if (streams) {
     KEYE_TRY_VOID(write_stdout("\n"));
   } else {
@@ -220,11 +259,11 @@ Result<int> converse(Session& session, const Flags& flags, const std::stop_token
     pictures.clear();
     prompt::Conversation conversation;
     conversation.messages = text::Value::list(messages);
-    engine::Timings timings;
+    Spent spent;
     auto show = [](std::string_view text) {
-      if (!write_stdout(text)) std::exit(kExitFailed);
+      if (!write_stdout(text)) std::_Exit(kExitFailed);
     };
-    KEYE_TRY(const auto answers, session.answer(conversation, show, stop, timings));
+    KEYE_TRY(const auto answers, session.answer(conversation, show, stop, spent));
     KEYE_TRY_VOID(write_stdout("\n"));
     messages.push_back(plain_message("assistant", answers[0].text));
   }
@@ -240,7 +279,12 @@ Result<int> run(const Flags& flags) {
                                               .isa = flags.model.isa,
                                               .progress = load_progress()}));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  Session session(flags, std::move(loaded));
+  const int64_t context = flags.context > 0 ? flags.context : loaded.model->config().text.positions_max;
+  KEYE_TRY(const int64_t kv_tokens,
+           engine::plan_kv_tokens(*loaded.model, {.dtype = flags.model.dtype(),
+                                                  .fraction = 0.9,
+                                                  .tokens_wanted = context * std::clamp(flags.replies, 1, engine::kRepliesMax)}));
+  Session session(flags, std::move(loaded), kv_tokens);
   if (!flags.messages.empty()) {
     KEYE_TRY(const auto conversation, read_conversation(flags.messages, {}));
     return answer_once(session, flags, conversation, load_seconds, stop);

@@ -4,7 +4,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdio>
+#include <mutex>
 #include <thread>
 
 namespace keye::cli {
@@ -71,26 +74,55 @@ std::function<void(std::string_view)> bench_progress() {
   return [](std::string_view what) { show(fmt::format("measuring: {}", what)); };
 }
 
-std::stop_token interrupt_token() {
-  // Signals are taken by a thread of their own, so that stopping is ordinary code.
-  static std::stop_source source;
-  static const bool started = [] {
-    static sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::thread([] {
+namespace {
+
+/// Signals are taken by a thread of their own, so that stopping is ordinary code.
+class SignalThread {
+ public:
+  SignalThread() {
+    sigemptyset(&signals_);
+    sigaddset(&signals_, SIGINT);
+    sigaddset(&signals_, SIGTERM);
+    ::pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+    std::thread([this] {
       int signal = 0;
-      ::sigwait(&signals, &signal);
-      source.request_stop();
-      ::sigwait(&signals, &signal);
+      ::sigwait(&signals_, &signal);
+      first_.request_stop();
+      ::sigwait(&signals_, &signal);
+      second_.request_stop();
+      if (exits_on_second_) ::_exit(128 + signal);
+      ::sigwait(&signals_, &signal);
       ::_exit(128 + signal);
     }).detach();
-    return true;
-  }();
-  (void)started;
-  return source.get_token();
+  }
+  StopTokens tokens() const { return {first_.get_token(), second_.get_token()}; }
+  void exit_on_second() { exits_on_second_ = true; }
+
+ private:
+  sigset_t signals_ = {};
+  std::stop_source first_, second_;
+  std::atomic<bool> exits_on_second_{false};
+};
+
+SignalThread& signal_thread() {
+  static auto* const thread = new SignalThread;  // lives as long as its thread: as the process
+  return *thread;
+}
+
+}  // namespace
+
+StopTokens stop_tokens() { return signal_thread().tokens(); }
+
+std::stop_token interrupt_token() {
+  signal_thread().exit_on_second();
+  return signal_thread().tokens().first;
+}
+
+void wait_for(const std::stop_token& token) {
+  std::mutex mutex;
+  std::condition_variable_any wake;
+  std::unique_lock lock(mutex);
+  wake.wait(lock, token, [] { return false; });
 }
 
 }  // namespace keye::cli

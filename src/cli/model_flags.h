@@ -7,7 +7,7 @@
 #include <string>
 
 #include "base/file.h"
-#include "engine/generate.h"
+#include "engine/request.h"
 #include "model/weights.h"
 #include "tensor/dtype.h"
 
@@ -32,7 +32,14 @@ std::function<void(std::string_view)> bench_progress();
 /// Takes a progress line away again.
 void clear_progress();
 
+/// Stopped by the first and by the second Ctrl-C or SIGTERM. Call it before any thread starts.
+struct StopTokens {
+  std::stop_token first, second;
+};
+StopTokens stop_tokens();
 /// A token that Ctrl-C (or SIGTERM) stops; a second one ends the program at once.
 std::stop_token interrupt_token();
+/// Sleeps until it is stopped.
+void wait_for(const std::stop_token& token);
 
 }  // namespace keye::cli

@@ -34,12 +34,14 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
 
   void abort(FinishReason reason) override {
     const std::lock_guard lock(mutex_);
+    reason_ = reason;
     stop_.request_stop();
     if (id_) engine_.abort(*id_, reason);
   }
 
   void hold(bool held) override {
     const std::lock_guard lock(mutex_);
+    held_ = held;
     if (id_) engine_.hold(*id_, held);
   }
 
@@ -59,8 +61,11 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   std::shared_ptr<ChatListener> listener_;
   std::stop_source stop_;
   std::vector<Split> replies_;
-  std::mutex mutex_;
+  std::mutex order_;  // of what the listener hears
+  std::mutex mutex_;  // of the rest
   std::optional<RequestId> id_;
+  FinishReason reason_ = FinishReason::cancelled;
+  bool held_ = false;
 };
 
 Result<prompt::Prompt> ChatClient::Call::build() {
@@ -92,16 +97,23 @@ void ChatClient::Call::submit(prompt::Prompt built) {
   }
   request_.request.prompt = prompt;
   const auto self = shared_from_this();
-  // Events may come before submit() returns: on_prompt must have been called.
+  const auto on_token = [self](TokenEvent&& event) {
+    const std::lock_guard lock(self->order_);
+    self->listener_->on_event(self->split(std::move(event)));
+  };
+  const auto on_progress = [self](std::string_view part, int64_t done, int64_t total) {
+    const std::lock_guard lock(self->order_);
+    self->listener_->on_progress(part, done, total);
+  };
+  // The engine may have a token before submit() has returned: on_prompt still comes first.
+  const std::lock_guard in_order(order_);
+  auto id = engine_.submit(std::move(request_.request), on_token, on_progress);
+  if (!id) return listener_->on_error(Error(id.error()));
   listener_->on_prompt(prompt);
   const std::lock_guard lock(mutex_);
-  auto id = engine_.submit(
-      std::move(request_.request),
-      [self](TokenEvent&& event) { self->listener_->on_event(self->split(std::move(event))); },
-      [self](std::string_view part, int64_t done, int64_t total) { self->listener_->on_progress(part, done, total); });
-  if (!id) return listener_->on_error(Error(id.error()));
   id_ = *id;
-  if (stop_.stop_requested()) engine_.abort(*id_);
+  if (held_) engine_.hold(*id_, true);
+  if (stop_.stop_requested()) engine_.abort(*id_, reason_);
 }
 
 ChatEvent ChatClient::Call::split(TokenEvent&& event) {

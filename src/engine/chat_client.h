@@ -2,6 +2,7 @@
 // it says split into thoughts and answer.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -41,8 +42,8 @@ struct ChatEvent {
   Timings timings;  // with the finish
 };
 
-/// Told what becomes of a call, on threads of the client or the engine, one call at a time; must not wait. on_prompt comes
-/// first, then events; or on_error alone, once.
+/// Told what becomes of a call, on threads of the client or the engine, one call at a time. Must not wait, and must not
+/// call back. on_prompt comes first, then events; or on_error alone, once.
 class ChatListener {
  public:
   virtual ~ChatListener() = default;

@@ -271,7 +271,9 @@ Result<ApiRequest> read_generate_request(std::string_view body, const RequestRul
   ReplyShape& shape = api.shape;
   shape.api = ReplyApi::generate;
   shape.model = rules.served_names.front();
+  shape.tenant = rules.tenant;
   engine::Request request = default_request(rules);
+  request.cache_salt = rules.tenant + "/";
   request.stop.max_tokens = 128;  // as in SGLang
   KEYE_TRY(const Dict* params, fields.object("sampling_params"));
   if (params != nullptr) {

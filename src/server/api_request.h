@@ -17,6 +17,7 @@ struct RequestRules {
   model::GenerationDefaults generation;
   int64_t context_max = 0;
   std::chrono::milliseconds timeout{0};  // of requests that name none; 0: none
+  std::string tenant;                    // whoever has the same shares what was computed, and may abort it
 };
 
 enum class ReplyApi : uint8_t { chat, completion, generate };
@@ -32,6 +33,7 @@ struct ReplyShape {
   bool is_batch = false;  // generate: a list was asked for, so a list comes back
   std::string model;
   std::string rid;  // the client's own id; empty: one is made
+  std::string tenant;
 };
 
 /// A request may hold several prompts (completions), each with its own replies.

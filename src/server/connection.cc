@@ -52,7 +52,8 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   }
 
   void respond(HttpResponse response) override {
-    response.headers.emplace_back("X-Request-Id", id_);
+    record_.status = response.status;
+    add_headers(response.headers);
     const bool has_body = request_.method != "HEAD" && response.status != 204;
     append(response_head(request_, response.status, response.headers, response.body.size(), keep_alive()));
     if (has_body) append(response.body);
@@ -60,7 +61,8 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   }
 
   void begin_stream(int status, HttpHeaders headers, std::string ping) override {
-    headers.emplace_back("X-Request-Id", id_);
+    record_.status = status;
+    add_headers(headers);
     ping_ = std::move(ping);
     streams_ = true;
     if (request_.http_1_0) keep_alive_ = false;  // its end is the end of the body
@@ -89,6 +91,12 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   void on_drain(std::function<void()> callback) override { on_drain_ = std::move(callback); }
 
   // For the connection.
+  const ResponseRecord& record() {
+    record_.id = id_;
+    record_.seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    record_.complete = finished_ && backlog() == 0;
+    return record_;
+  }
   bool keep_alive() const { return keep_alive_ && request_.keep_alive && !connection_->shared_.draining; }
   bool finished() const { return finished_; }
   bool has_output() const { return !output_.empty(); }
@@ -99,6 +107,7 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   }
   void sent(size_t bytes) {
     sending_ -= std::min(sending_, bytes);
+    record_.bytes += bytes;
     if (backlog() == 0 && on_drain_) on_drain_();
   }
   void ping() { write(ping_); }
@@ -127,11 +136,17 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
     finished_ = true;
     connection_->output_event_.cancel();
   }
+  void add_headers(HttpHeaders& headers) const {
+    headers.emplace_back("X-Request-Id", id_);
+    for (auto& header : connection_->shared_.hooks.headers(request_)) headers.push_back(std::move(header));
+  }
 
   asio::io_context& io_;
   std::shared_ptr<Connection> connection_;
   HttpRequest request_;
   std::string id_;
+  Clock::time_point start_ = Clock::now();
+  ResponseRecord record_;
   std::string output_;
   size_t sending_ = 0;
   std::string ping_;
@@ -237,20 +252,20 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   while (parser.state() == HttpParser::State::header) {
     if (!co_await wait_for_input(deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse(error_response(408, "the header of the request did not come in time"));
+      co_await refuse({}, error_response(408, "the header of the request did not come in time"));
       co_return std::nullopt;
     }
     parser.push(input_);
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.refusal());
+    co_await refuse(parser.header(), parser.refusal());
     co_return std::nullopt;
   }
-  if (std::optional<HttpResponse> refusal = shared_.screen(parser.header())) {
+  if (std::optional<HttpResponse> refusal = shared_.hooks.screen(parser.header())) {
     const bool complete = parser.state() == HttpParser::State::done;
     if (!complete) {
-      co_await refuse(std::move(*refusal));
+      co_await refuse(parser.header(), std::move(*refusal));
       co_return std::nullopt;
     }
   }
@@ -268,29 +283,34 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser par
     if (shared_.body_bytes > shared_.limits.all_bodies_bytes_max) {
       HttpResponse busy = error_response(503, "the requests that are being received are too large together");
       busy.headers.emplace_back("Retry-After", "1");
-      co_await refuse(std::move(busy));
+      co_await refuse(parser.header(), std::move(busy));
       co_return std::nullopt;
     }
     if (!co_await wait_for_input(deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse(error_response(408, "the body of the request did not come in time"));
+      co_await refuse(parser.header(), error_response(408, "the body of the request did not come in time"));
       co_return std::nullopt;
     }
     parser.push(input_);
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.refusal());
+    co_await refuse(parser.header(), parser.refusal());
     co_return std::nullopt;
   }
   co_return parser.take();
 }
 
 /// An answer before the request was read to its end; the connection ends with it.
-asio::awaitable<bool> Connection::refuse(HttpResponse response) {
-  const HttpRequest unknown;
-  co_return co_await send(response_head(unknown, response.status, response.headers, response.body.size(), false) +
-                          response.body);
+asio::awaitable<bool> Connection::refuse(const HttpRequest& request, HttpResponse response) {
+  for (auto& header : shared_.hooks.headers(request)) response.headers.push_back(std::move(header));
+  ResponseRecord record{.id = id_of(request), .status = response.status, .bytes = response.body.size()};
+  response.headers.emplace_back("X-Request-Id", record.id);
+  std::string text = response_head(request, response.status, response.headers, response.body.size(), false);
+  if (request.method != "HEAD") text += response.body;
+  record.complete = co_await send(std::move(text));
+  shared_.hooks.ended(request, record);
+  co_return record.complete;
 }
 
 // -- answering ---------------------------------------------------------------
@@ -298,7 +318,8 @@ asio::awaitable<bool> Connection::refuse(HttpResponse response) {
 asio::awaitable<bool> Connection::answer(HttpRequest request) {
   exchange_ = std::make_shared<HttpExchange>(shared_from_this(), std::move(request));
   const std::shared_ptr<HttpExchange> exchange = exchange_;
-  shared_.handler(exchange);
+  ++shared_.answering;
+  shared_.hooks.handler(exchange);
   while (!closed_) {
     if (exchange->has_output()) {
       if (!co_await send(exchange->take_output())) break;
@@ -316,6 +337,8 @@ asio::awaitable<bool> Connection::answer(HttpRequest request) {
   const bool goes_on = exchange->finished() && exchange->keep_alive() && !input_ended_ && !closed_;
   exchange_.reset();
   exchange->detach();
+  --shared_.answering;
+  shared_.hooks.ended(exchange->request(), exchange->record());
   co_return goes_on;
 }
 

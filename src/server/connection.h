@@ -1,6 +1,7 @@
 // One connection: requests in, one after another, each answered before the next is looked at.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -18,9 +19,9 @@ namespace keye::server {
 /// What all connections of a server share. On the server's thread only.
 struct ConnectionShared {
   HttpLimits limits;
-  Handler handler;
-  Screen screen;
-  size_t body_bytes = 0;  // of the requests that are being read, all connections together
+  HttpHooks hooks;
+  size_t body_bytes = 0;          // of the requests that are being read, all connections together
+  std::atomic<int> answering{0};  // read by other threads
   bool draining = false;
 };
 
@@ -45,7 +46,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// The next request; nothing if the connection should end.
   boost::asio::awaitable<std::optional<HttpRequest>> read_request();
   boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, Clock::time_point deadline);
-  boost::asio::awaitable<bool> refuse(HttpResponse response);
+  boost::asio::awaitable<bool> refuse(const HttpRequest& request, HttpResponse response);
   boost::asio::awaitable<bool> answer(HttpRequest request);
   boost::asio::awaitable<bool> send(std::string text);
   boost::asio::awaitable<void> linger();

@@ -24,11 +24,10 @@ using asio::ip::tcp;
 
 class HttpServer::Impl {
  public:
-  Impl(const HttpServerOptions& options, Screen screen, Handler handler)
+  Impl(const HttpServerOptions& options, HttpHooks hooks)
       : options_(options), acceptor_(io_), pause_(io_), work_(asio::make_work_guard(io_)) {
     shared_.limits = options.limits;
-    shared_.handler = std::move(handler);
-    shared_.screen = std::move(screen);
+    shared_.hooks = std::move(hooks);
   }
 
   Result<void> open_tls();
@@ -43,7 +42,6 @@ class HttpServer::Impl {
   void drain() {
     asio::post(io_, [this] {
       shared_.draining = true;
-      close_acceptor();
       for (const auto& connection : connections()) connection->drain();
     });
   }
@@ -59,7 +57,7 @@ class HttpServer::Impl {
   }
   void post(std::function<void()> task) { asio::post(io_, std::move(task)); }
   uint16_t port() const { return port_; }
-  HttpStats stats() const { return {count_.load(), accepted_.load(), refused_.load()}; }
+  HttpStats stats() const { return {count_.load(), shared_.answering.load(), accepted_.load(), refused_.load()}; }
 
  private:
   asio::awaitable<void> accept();
@@ -171,9 +169,8 @@ void HttpServer::Impl::serve(tcp::socket socket) {
   });
 }
 
-Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& options, Screen screen,
-                                                      Handler handler) {
-  auto impl = std::make_unique<Impl>(options, std::move(screen), std::move(handler));
+Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& options, HttpHooks hooks) {
+  auto impl = std::make_unique<Impl>(options, std::move(hooks));
   KEYE_TRY_VOID(impl->open_tls());
   KEYE_TRY_VOID(impl->listen());
   impl->start();

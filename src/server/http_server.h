@@ -33,9 +33,27 @@ struct HttpLimits {
   size_t backlog_bytes_max = size_t{64} << 20;    // of a response that its reader does not take: the connection ends
 };
 
-/// Looks at a request when its header is there and its body is not: a refusal ends the connection before the body costs
-/// anything. On the server's thread.
-using Screen = std::function<std::optional<HttpResponse>(const HttpRequest& header)>;
+/// How a response went.
+struct ResponseRecord {
+  std::string id;
+  int status = 0;
+  size_t bytes = 0;
+  double seconds = 0;
+  bool complete = false;  // the peer has it all
+};
+
+/// What a server asks and tells, on its own thread; none of it may wait.
+struct HttpHooks {
+  /// Looks at a request when its header is there and its body is not: a refusal ends the connection before the body
+  /// costs anything.
+  std::function<std::optional<HttpResponse>(const HttpRequest& header)> screen;
+  /// Called for every request that is well-formed.
+  Handler handler;
+  /// Headers of every response to this request.
+  std::function<HttpHeaders(const HttpRequest&)> headers;
+  /// The response is sent, or cannot be.
+  std::function<void(const HttpRequest&, const ResponseRecord&)> ended;
+};
 
 struct HttpServerOptions {
   std::string host = "127.0.0.1";
@@ -47,15 +65,16 @@ struct HttpServerOptions {
 /// Numbers of what is going on, from any thread.
 struct HttpStats {
   int connections = 0;
+  int answering = 0;  // requests whose responses are not sent yet
   uint64_t accepted = 0;
   uint64_t refused = 0;  // over connections_max
 };
 
 class HttpServer {
  public:
-  /// Listens and serves on a thread of its own. `handler` is called on it, for every request that is well-formed; it
-  /// must not wait. Errors: io (the address is taken or unknown), invalid_argument (TLS files).
-  static Result<std::unique_ptr<HttpServer>> start(const HttpServerOptions& options, Screen screen, Handler handler);
+  /// Listens and serves on a thread of its own. Errors: io (the address is taken or unknown), invalid_argument (TLS
+  /// files).
+  static Result<std::unique_ptr<HttpServer>> start(const HttpServerOptions& options, HttpHooks hooks);
   /// As stop().
   ~HttpServer();
 
@@ -63,7 +82,7 @@ class HttpServer {
   HttpStats stats() const;
   /// From any thread: runs the task on the server's thread.
   void post(std::function<void()> task);
-  /// Takes no new connections and no further requests on those there are; what is being answered goes on.
+  /// From now on a connection ends after its response, and those between two requests end now.
   void drain();
   /// Closes everything and ends the thread.
   void stop();

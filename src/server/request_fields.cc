@@ -133,7 +133,8 @@ Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Requ
         engine::Clock::now() + std::chrono::duration_cast<engine::Clock::duration>(std::chrono::duration<double>(seconds));
   }
   KEYE_TRY(const auto salt, fields.string("cache_salt", 256));
-  request.cache_salt = salt.value_or("");
+  request.cache_salt = rules.tenant + "/" + salt.value_or("");
+  shape.tenant = rules.tenant;
   KEYE_TRY(const auto replies, fields.integer("n", 1, engine::kRepliesMax));
   request.replies = static_cast<int>(replies.value_or(1));
   return {};

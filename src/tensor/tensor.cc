@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <new>
 #include <utility>
 
 namespace keye {
@@ -49,7 +50,7 @@ View reshape(const View& view, Shape shape) {
 Buffer::Buffer(size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
   void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  KEYE_CHECK(address != MAP_FAILED, "cannot map {} bytes of memory", bytes);
+  if (address == MAP_FAILED) throw std::bad_alloc();
   if (bytes >= 2 * kHugePage) ::madvise(address, bytes, MADV_HUGEPAGE);
   data_ = address;
 }

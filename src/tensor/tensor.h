@@ -8,6 +8,7 @@
 namespace keye {
 
 /// Page-aligned anonymous memory, zero at first, resident only where touched; large ones ask for huge pages. Move-only.
+/// Throws std::bad_alloc where the system has no address space left.
 class Buffer {
  public:
   Buffer() = default;

@@ -1,0 +1,65 @@
+// The flags of `keye serve`: SGLang's spelling where SGLang has them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "engine/engine.h"
+#include "server/server.h"
+
+namespace keye::cli {
+
+struct ServeFlags {
+  std::string model;
+  std::vector<std::string> served_names;
+  std::string host = "127.0.0.1";
+  int port = 30000;
+
+  // Accepted for what they mean, where that is possible here.
+  int tp_size = 1, nnodes = 1, node_rank = 0;
+  std::string dist_init_addr;
+  bool trust_remote_code = false;
+  std::string attention_backend, mm_attention_backend;
+  int cuda_graph_max_bs = 0;
+  std::string loader_config;
+
+  std::string dtype = "auto", isa;
+  int threads = 0;
+  bool disable_radix_cache = false;
+  double mem_fraction = 0.7;
+  int64_t max_total_tokens = 0, context_length = 0;
+  int max_running = 64, max_queued = 1024, chunked_prefill = 512;
+  int vision_cache_mib = 512;
+
+  std::vector<std::string> api_keys;
+  std::string api_key_file, admin_key;
+  std::vector<std::string> cors_origins;
+  server::TlsFiles tls;
+  std::string media_path;
+  std::vector<std::string> media_domains;
+  int media_calls = 8, media_max_mib = 64, pictures_max = 256;
+  double media_timeout_s = 30;
+
+  int connections_max = 4096, body_max_mib = 256;
+  double request_timeout_s = 0, drain_timeout_s = 60, ping_interval_s = 15, write_timeout_s = 60, idle_timeout_s = 75;
+  double watchdog_timeout_s = 300;
+  bool log_requests = false;
+  std::string log_format = "text";
+
+  void add_to(CLI::App& app);
+  /// Errors: what cannot be done here, by flag, and what to do instead.
+  Result<void> check() const;
+  /// Flags that were given and change nothing here, each with the reason.
+  std::vector<std::string> without_effect() const;
+
+  Result<server::ApiKeys> keys() const;
+  server::HttpLimits http_limits() const;
+  engine::ChatClientOptions chat_options() const;
+  DType value_dtype() const { return dtype == "float32" || dtype == "float" || dtype == "f32" ? DType::f32 : DType::bf16; }
+  /// As given, without keys and passwords.
+  OrderedJson shown() const;
+};
+
+}  // namespace keye::cli

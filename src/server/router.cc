@@ -1,0 +1,108 @@
+#include "server/router.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/hash.h"
+#include "server/http_parser.h"
+
+namespace keye::server {
+namespace {
+
+bool matches(const Route& route, std::string_view path) {
+  if (!route.path.ends_with('*')) return path == route.path;
+  return path.starts_with(std::string_view(route.path).substr(0, route.path.size() - 1));
+}
+
+bool takes(const Route& route, std::string_view method) {
+  if (method == "HEAD") method = "GET";
+  const std::string_view both = route.method;
+  const size_t bar = both.find('|');
+  return method == both.substr(0, bar) || (bar != std::string_view::npos && method == both.substr(bar + 1));
+}
+
+}  // namespace
+
+std::string_view Router::key_of(const HttpRequest& request) {
+  const std::string_view authorization = request.header("authorization");
+  constexpr std::string_view kBearer = "bearer ";
+  const bool is_bearer =
+      authorization.size() > kBearer.size() &&
+      std::equal(kBearer.begin(), kBearer.end(), authorization.begin(),
+                 [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? static_cast<char>(b - 'A' + 'a') : b); });
+  if (is_bearer) return authorization.substr(kBearer.size());
+  return request.header("x-api-key");
+}
+
+const Route* Router::find(const HttpRequest& request, bool any_method) const {
+  const auto found = std::find_if(routes_.begin(), routes_.end(), [&](const Route& route) {
+    return matches(route, request.path) && (any_method || takes(route, request.method));
+  });
+  return found == routes_.end() ? nullptr : &*found;
+}
+
+/// Compares with every key, so that the time does not tell which one was nearly right.
+bool Router::is_allowed(const HttpRequest& request, Access access) const {
+  if (access == Access::everybody) return true;
+  const std::string_view given = key_of(request);
+  const bool is_admin = !keys_.admin.empty() && equal_secrets(given, keys_.admin);
+  if (access == Access::admin && !keys_.admin.empty()) return is_admin;
+  if (keys_.keys.empty()) return true;
+  bool is_known = is_admin;
+  for (const std::string& key : keys_.keys) is_known |= equal_secrets(given, key);
+  return is_known;
+}
+
+HttpHeaders Router::cors_headers(const HttpRequest& request) const {
+  const std::string_view origin = request.header("origin");
+  if (origin.empty() || origins_.empty()) return {};
+  const bool any = std::find(origins_.begin(), origins_.end(), "*") != origins_.end();
+  if (!any && std::find(origins_.begin(), origins_.end(), origin) == origins_.end()) return {};
+  HttpHeaders headers = {{"Access-Control-Allow-Origin", any ? "*" : std::string(origin)},
+                         {"Access-Control-Expose-Headers", "X-Request-Id, Retry-After"}};
+  if (!any) headers.emplace_back("Vary", "Origin");
+  return headers;
+}
+
+std::optional<HttpResponse> Router::screen(const HttpRequest& request) const {
+  if (request.method == "OPTIONS") {
+    HttpHeaders headers = cors_headers(request);
+    if (headers.empty()) return error_response(405, "OPTIONS is for pages of other origins, and none may call this server");
+    headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    headers.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-API-Key, X-Request-Id");
+    headers.emplace_back("Access-Control-Max-Age", "600");
+    return HttpResponse{.status = 204, .headers = std::move(headers), .body = {}};
+  }
+  const Route* route = find(request, true);
+  // Whoever has no key does not learn which paths there are.
+  if (!is_allowed(request, route == nullptr ? Access::key : route->access)) {
+    HttpResponse response = error_response(
+        401, route != nullptr && route->access == Access::admin ? "this path needs the admin key, as Authorization: Bearer KEY"
+                                                                : "an API key is needed, as Authorization: Bearer KEY",
+        {}, {}, "invalid_api_key");
+    response.headers.emplace_back("WWW-Authenticate", "Bearer");
+    return response;
+  }
+  if (route == nullptr) return error_response(404, fmt::format("there is nothing at {}", request.path.substr(0, 200)));
+  if (find(request, false) == nullptr) {
+    HttpResponse response = error_response(405, fmt::format("{} takes {}", route->path, route->method));
+    std::string allowed = route->method;
+    if (const size_t bar = allowed.find('|'); bar != std::string::npos) allowed.replace(bar, 1, ", ");
+    response.headers.emplace_back("Allow", allowed);
+    return response;
+  }
+  return std::nullopt;
+}
+
+void Router::handle(std::shared_ptr<Exchange> exchange) const {
+  if (auto refusal = screen(exchange->request())) return exchange->respond(std::move(*refusal));
+  find(exchange->request(), false)->handler(exchange);
+}
+
+std::string_view Router::route_path(const HttpRequest& request) const {
+  const Route* route = find(request, true);
+  return route == nullptr ? std::string_view("other") : std::string_view(route->path);
+}
+
+}  // namespace keye::server

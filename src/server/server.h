@@ -1,0 +1,97 @@
+// keye serve: a model behind HTTP.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/task_pool.h"
+#include "engine/chat_client.h"
+#include "server/api_reply.h"
+#include "server/api_request.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+#include "server/router.h"
+
+namespace keye::server {
+
+struct ServerOptions {
+  HttpServerOptions http;
+  ApiKeys keys;
+  std::vector<std::string> cors_origins;
+  std::vector<std::string> served_names;  // at least one
+  std::string model_path;
+  std::string version;
+  std::chrono::milliseconds request_timeout{0};  // of requests that name none; 0: none
+  std::chrono::milliseconds stuck_after{300'000};  // a step that takes longer makes the server unhealthy
+  bool log_requests = false;
+  OrderedJson flags;  // as they were given, for /get_server_info; without secrets
+};
+
+/// Listens from the start; until it has a model, it answers that it is loading.
+class Server {
+ public:
+  static Result<std::unique_ptr<Server>> start(const ServerOptions& options);
+  /// As stop().
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  /// Ready: requests are answered from now on.
+  void serve(std::unique_ptr<engine::Engine> engine, const engine::ChatClientOptions& options);
+  /// Not ready any more: new requests are refused, those under way go on. Returns when they are done, the time is over, or
+  /// `hurry` is requested.
+  void drain(std::chrono::milliseconds timeout, const std::stop_token& hurry);
+  /// Ends all that is under way, and the threads.
+  void stop();
+
+  uint16_t port() const { return http_->port(); }
+
+ private:
+  enum class State : uint8_t { loading, ready, draining };
+
+  explicit Server(const ServerOptions& options);
+  void add_routes();
+  void add_api_routes();
+  void add_tool_routes();
+  void add_admin_routes();
+  /// Answers itself while there is no model to ask; otherwise true.
+  bool is_ready(Exchange& exchange) const;
+  std::string tenant(const HttpRequest& request) const;
+  RequestRules rules(const HttpRequest& request) const;
+  using Reader = Result<ApiRequest> (*)(std::string_view body, const RequestRules& rules);
+  void answer(std::shared_ptr<Exchange> exchange, Reader read);
+  void begin(const std::shared_ptr<Exchange>& exchange, Result<ApiRequest> request);
+  void log_response(const HttpRequest& request, const ResponseRecord& record);
+
+  void health(Exchange& exchange) const;
+  void health_generate(std::shared_ptr<Exchange> exchange);
+  void models(Exchange& exchange) const;
+  void model_info(Exchange& exchange) const;
+  void server_info(Exchange& exchange) const;
+  void tokenize(Exchange& exchange) const;
+  void detokenize(Exchange& exchange) const;
+  void abort_request(Exchange& exchange);
+
+  ServerOptions options_;
+  std::string cache_secret_;  // so that salts of tenants cannot be guessed
+  std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
+  std::atomic<State> state_{State::loading};
+  Metrics metrics_;
+  OpenReplies open_;
+  bool http_stopped_ = false;
+  Router router_;
+  // Torn down from the last to the first: whatever may still post to the connections goes before them.
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<engine::ChatClient> chats_;
+  TaskPool readers_;  // parse large bodies
+};
+
+/// The OpenAPI document of the routes.
+OrderedJson openapi_document(const std::vector<Route>& routes);
+
+}  // namespace keye::server
