@@ -45,7 +45,7 @@ Result<void> run(const Flags& flags) {
   prompt::Prompt prompt;
   if (flags.ids.empty()) {
     KEYE_TRY(const auto conversation, read_conversation(flags.messages, flags.tools));
-    KEYE_TRY(prompt, loaded.prompts->build(conversation, {}));
+    KEYE_TRY(prompt, loaded.prompts->build(conversation, {.policy = {.any_path = true}}));
   } else {
     KEYE_TRY(auto ids, read_ids(flags.ids, vocab));
     prompt = loaded.prompts->from_tokens(std::move(ids));

@@ -39,7 +39,7 @@ struct Flags {
 
 void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.folder, "checkpoint folder (default: the model that comes with the program)");
-  app.add_option("--image", flags.images, "picture file, file:// or data: URI; may be repeated");
+  app.add_option("--image", flags.images, "picture file, http(s)://, file:// or data: URI; may be repeated");
   auto* prompt =
       app.add_option("--prompt", flags.prompt, "the question; without it, questions are read from standard input");
   app.add_option("--system", flags.system, "system message");
@@ -138,7 +138,7 @@ class Events {
 /// Where a request's time went; its replies ran side by side.
 struct Spent {
   int64_t prompt_tokens = 0;
-  Spent spent;
+  engine::Timings timings;
 
   void add(const engine::Timings& reply) {
     timings.vision = std::max(timings.vision, reply.vision);

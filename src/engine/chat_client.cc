@@ -93,7 +93,11 @@ void ChatClient::Call::submit(prompt::Prompt built) {
   auto prompt = std::make_shared<const prompt::Prompt>(std::move(built));
   replies_.resize(static_cast<size_t>(std::max(1, request_.request.replies)));
   if (request_.separate_reasoning && prompt->is_chat) {
-    for (Split& reply : replies_) reply.parser.emplace(prompt::reply_format(client_.reply_style_, prompt->ending));
+    for (Split& reply : replies_) {
+      reply.parser.emplace(prompt::reply_format(client_.reply_style_, prompt->ending));
+      prompt::ReplyPieces said_before;
+      reply.parser->push(prompt->continued, said_before);
+    }
   }
   request_.request.prompt = prompt;
   const auto self = shared_from_this();

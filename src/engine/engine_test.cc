@@ -44,7 +44,7 @@ std::shared_ptr<const prompt::Prompt> question(const prompt::PromptBuilder& buil
   message.set("content", text::Value::list(std::move(parts)));
   prompt::Conversation conversation;
   conversation.messages = text::Value::list({text::Value::dict(std::move(message))});
-  return std::make_shared<const prompt::Prompt>(must(builder.build(conversation, {})));
+  return std::make_shared<const prompt::Prompt>(must(builder.build(conversation, {.policy = {.any_path = true}})));
 }
 
 /// Collects what a sink hears.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "prompt/image_processor.h"
+#include "text/marked.h"
 
 namespace keye::prompt {
 
@@ -26,6 +27,10 @@ struct Prompt {
   std::array<std::vector<int32_t>, 3> positions;  // [n] each: time, height, width
   int32_t position_delta = 0;                     // the token at index i >= n has position i + delta on all axes
   std::vector<VisionItem> vision;
+  // Of a conversation, for whoever reads the reply:
+  bool is_chat = false;
+  text::Marked ending;    // its last bytes: a reply may begin inside a tag that they opened
+  std::string continued;  // text of the last message that the reply goes on from
 };
 
 /// The merged grid of one picture: as many tokens as rows * cols.

@@ -2,101 +2,25 @@
 
 #include <algorithm>
 
-#include "media/decode.h"
+#include "prompt/fields.h"
 
 namespace keye::prompt {
 namespace {
 
-struct PictureReference {
-  std::string source;  // a path, a file:// or a data URI
-  ImageOptions options;
-  std::string where;  // "messages[1].content[0]"
-};
+/// Of a rendered prompt, for what the reply begins inside: the longest tag and the white space behind it.
+constexpr size_t kEndingBytes = 64;
 
-const text::Value* field(const text::Value& value, std::string_view key) {
-  if (!value.is(text::Kind::dict)) return nullptr;
-  const text::Value* found = value.dict().find(key);
-  return found == nullptr || found->is(text::Kind::none) ? nullptr : found;
+Result<void> check_length(size_t bytes) {
+  if (bytes <= text::kEncodeBytesMax) return {};
+  return refuse("messages", fmt::format("{} bytes of prompt, the limit is {}", bytes, text::kEncodeBytesMax),
+                ErrorCode::too_large);
 }
 
-Error refuse(const std::string& where, std::string message, ErrorCode code = ErrorCode::invalid_argument) {
-  return {code, std::move(message), where};
-}
-
-Result<void> read_options(const text::Value& kwargs, const std::string& where, ImageOptions& options) {
-  if (!kwargs.is(text::Kind::dict)) return refuse(where, "should be an object");
-  for (const auto& [key, value] : kwargs.dict().items()) {
-    const std::string name = key.is_string() ? key.text() : "";
-    if (value.is(text::Kind::none)) continue;
-    constexpr int64_t kLimit = int64_t{1} << 30;
-    if (!value.is(text::Kind::integer) || value.integer() < 1 || value.integer() > kLimit) {
-      return refuse(where + "." + name, fmt::format("should be a whole number in [1, {}]", kLimit));
-    }
-    if (name == "min_pixels") {
-      options.min_pixels = value.integer();
-    } else if (name == "max_pixels") {
-      options.max_pixels = value.integer();
-    } else if (name == "factor") {
-      options.factor = static_cast<int>(value.integer());
-    } else if (name == "resized_height") {
-      options.resized_height = static_cast<int>(value.integer());
-    } else if (name == "resized_width") {
-      options.resized_width = static_cast<int>(value.integer());
-    } else {
-      return refuse(where + "." + name,
-                    "unknown; known for pictures are min_pixels, max_pixels, factor, resized_height, resized_width",
-                    ErrorCode::unsupported);
-    }
-  }
-  return {};
-}
-
-/// {"type": "image_url", "image_url": {"url": ..., "preprocess_kwargs": {...}}}, or its short form {"type": "image",
-/// "image": ...}. Options inside image_url win over those beside it.
-Result<PictureReference> read_picture(const text::Value& part, const std::string& where) {
-  PictureReference picture;
-  picture.where = where;
-  if (const text::Value* beside = field(part, "preprocess_kwargs")) {
-    KEYE_TRY_VOID(read_options(*beside, where + ".preprocess_kwargs", picture.options));
-  }
-  const text::Value* url = field(part, "image_url");
-  if (url == nullptr) url = field(part, "image");
-  if (url != nullptr && url->is(text::Kind::dict)) {
-    if (const text::Value* inside = field(*url, "preprocess_kwargs")) {
-      KEYE_TRY_VOID(read_options(*inside, where + ".image_url.preprocess_kwargs", picture.options));
-    }
-    url = field(*url, "url");
-  }
-  if (url == nullptr || !url->is_string()) return refuse(where, "should have image_url.url, a string");
-  picture.source = url->text();
-  return picture;
-}
-
-/// The pictures of a conversation, in the order of their parts.
-Result<std::vector<PictureReference>> find_pictures(const text::Value& messages) {
-  std::vector<PictureReference> pictures;
-  if (!messages.is_sequence()) return refuse("messages", "should be a list");
-  for (size_t m = 0; m < messages.items().size(); ++m) {
-    const text::Value* content = field(messages.items()[m], "content");
-    if (content == nullptr || !content->is_sequence()) continue;
-    for (size_t p = 0; p < content->items().size(); ++p) {
-      const text::Value& part = content->items()[p];
-      const std::string where = fmt::format("messages[{}].content[{}]", m, p);
-      const text::Value* type = field(part, "type");
-      const std::string kind = type != nullptr && type->is_string() ? type->text() : "";
-      if (kind == "image" || kind == "image_url") {
-        KEYE_TRY(auto picture, read_picture(part, where));
-        pictures.push_back(std::move(picture));
-      } else if (kind == "video" || kind == "video_url") {
-        return refuse(where, "videos are not supported yet; send single frames as image_url parts",
-                      ErrorCode::unsupported);
-      } else if (kind != "text") {
-        return refuse(where, fmt::format("part type \"{}\" is not supported; use text or image_url", kind),
-                      ErrorCode::unsupported);
-      }
-    }
-  }
-  return pictures;
+/// The text that a continued reply goes on from: the last message's, or its last part's.
+std::string final_text(const text::Value& messages) {
+  const text::Value* content = field(messages.items().back(), "content");
+  if (content != nullptr && content->is_sequence() && !content->items().empty()) content = field(content->items().back(), "text");
+  return content != nullptr && content->is_string() ? content->text() : std::string();
 }
 
 /// Where the engine itself wrote `needle`: text of a message that looks like it does not count.
@@ -141,7 +65,7 @@ Result<PromptBuilder> PromptBuilder::load(const Path& folder, const PromptSpec& 
   return builder;
 }
 
-Result<Prompt> PromptBuilder::build(const Conversation& conversation, const media::MediaLimits& limits) const {
+Result<Prompt> PromptBuilder::build(const Conversation& conversation, const MediaAccess& access) const {
   if (template_ == nullptr) {
     return refuse(
         "chat_template",
@@ -149,35 +73,18 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
         ErrorCode::not_found);
   }
   KEYE_TRY(const std::vector<PictureReference> pictures, find_pictures(conversation.messages));
-  if (!pictures.empty() && !images_)
-    return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
   Prompt prompt;
-  for (const PictureReference& picture : pictures) {
-    auto prepare = [&]() -> Result<media::Image> {
-      KEYE_TRY(const std::string bytes, media::load_media_bytes(picture.source, limits));
-      KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(bytes)), limits));
-      return images_->resize(std::move(image), picture.options);
-    };
-    auto image = prepare();
-    if (!image) {
-      const Error& error = image.error();
-      const std::string file = error.where == picture.source ? "" : media::shown_reference(picture.source) + ": ";
-      return refuse(picture.where, file + error.to_string(), error.code);
-    }
-    VisionItem item;
-    item.grid = images_->grid(*image);
-    item.content = images_->content_digest(*image);
-    item.tokens = images_->tokens(item.grid);
-    item.image = std::move(image).value();
-    prompt.vision.push_back(std::move(item));
+  if (!pictures.empty()) {
+    if (!images_) return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
+    KEYE_TRY(prompt.vision, load_pictures(pictures, *images_, access));
   }
   KEYE_TRY(const text::Rendered rendered, template_->render(conversation.messages, conversation.render));
   KEYE_TRY(const text::Rendered expanded, expand(rendered, prompt.vision));
-  if (expanded.size() > text::kEncodeBytesMax) {
-    return refuse("messages",
-                  fmt::format("{} bytes of prompt, the limit is {}", expanded.size(), text::kEncodeBytesMax),
-                  ErrorCode::too_large);
-  }
+  KEYE_TRY_VOID(check_length(expanded.size()));
+  prompt.is_chat = true;
+  const size_t ending = std::min(expanded.size(), kEndingBytes);
+  prompt.ending = expanded.slice(expanded.size() - ending, ending);
+  if (conversation.render.continue_final_message) prompt.continued = final_text(conversation.messages);
   prompt.text = expanded.text;
   prompt.tokens = tokenizer_->encode(expanded.text, expanded.origin);
 
@@ -194,6 +101,13 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
                                          : text_positions(static_cast<int64_t>(prompt.tokens.size()));
   prompt.positions = std::move(positions.axes);
   prompt.position_delta = positions.delta;
+  return prompt;
+}
+
+Result<Prompt> PromptBuilder::build(const PlainPrompt& plain) const {
+  KEYE_TRY_VOID(check_length(plain.text.size()));
+  Prompt prompt = from_tokens(plain.parse_special ? tokenizer_->encode(plain.text) : tokenizer_->encode_plain(plain.text));
+  prompt.text = plain.text;
   return prompt;
 }
 

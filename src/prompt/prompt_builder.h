@@ -7,9 +7,9 @@
 
 #include "base/file.h"
 #include "base/result.h"
-#include "media/load.h"
 #include "prompt/chat_template.h"
 #include "prompt/image_processor.h"
+#include "prompt/pictures.h"
 #include "prompt/prompt.h"
 #include "text/tokenizer.h"
 
@@ -29,15 +29,23 @@ struct Conversation {
   RenderOptions render;
 };
 
+/// A prompt that is not a conversation.
+struct PlainPrompt {
+  std::string text;
+  bool parse_special = false;  // what looks like a special token becomes one: for those who write the template themselves
+};
+
 class PromptBuilder {
  public:
   /// Reads tokenizer.json, the chat template, and (with vision) preprocessor_config.json of a checkpoint folder.
   static Result<PromptBuilder> load(const Path& folder, const PromptSpec& spec);
 
-  /// Loads and prepares the pictures (paths, file:// and data URIs), renders the template, repeats each picture's
-  /// placeholder once for every merged token, and encodes. Text that came with the messages never becomes a special
-  /// token. Errors: those of the parts; unsupported (video parts, pictures for a text model).
-  Result<Prompt> build(const Conversation& conversation, const media::MediaLimits& limits) const;
+  /// Loads and prepares the pictures, renders the template, repeats each picture's placeholder once for every merged
+  /// token, and encodes. Text that came with the messages never becomes a special token. Errors: those of the parts;
+  /// unsupported (video parts, pictures for a text model), cancelled.
+  Result<Prompt> build(const Conversation& conversation, const MediaAccess& access) const;
+  /// Text as it is, without a template. Errors: too_large.
+  Result<Prompt> build(const PlainPrompt& plain) const;
   /// Token ids as they are, without pictures.
   Prompt from_tokens(std::vector<int32_t> tokens) const;
 

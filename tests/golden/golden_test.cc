@@ -230,7 +230,7 @@ TEST_P(GoldenModel, EqualsTheReference) {
     const prompt::Prompt prompt = build_prompt(*loaded_.prompts, golden);
     ASSERT_EQ(Json(prompt.tokens), golden.expected.at("input_ids"));
     auto count = static_cast<int>(greedy.at("tokens").size());
-    ModelRun run(*loaded_.model, prompt, static_cast<int>(prompt.tokens.size()) + count);
+    ModelRun run(loaded_, prompt, static_cast<int>(prompt.tokens.size()) + count);
     const PassRecord record = run.pass();
     if (setting.kind == "keye-nano") {
       // What it says after its own end of the reply has no meaning.

@@ -62,7 +62,7 @@ TEST_P(Invariance, SameBitsWhateverRunsBeside) {
     }
     for (const int chunk : {kWhole, 64, 7, 1}) {
       if (chunk < 64 && threads == 3) continue;  // slow where three threads share two processors
-      auto logits = run_batch(model, {{prompts.data(), {chunk}}});
+      auto logits = run_batch(loaded, {{prompts.data(), {chunk}}});
       if (alone.empty()) alone = logits[0];
       expect_same_bits(alone, logits[0], vocab, fmt::format("{} threads, chunks of {}", threads, chunk));
     }
@@ -72,7 +72,7 @@ TEST_P(Invariance, SameBitsWhateverRunsBeside) {
         {{&prompts[1], {1, 63, 2}}, {prompts.data(), {33, 1, 5, 1}}, {&prompts[2], {1}}},
     };
     for (const std::vector<Slice>& slices : together) {
-      const auto logits = run_batch(model, slices);
+      const auto logits = run_batch(loaded, slices);
       const auto place =
           std::find_if(slices.begin(), slices.end(), [&](const Slice& s) { return s.prompt == prompts.data(); });
       expect_same_bits(alone, logits[static_cast<size_t>(place - slices.begin())], vocab,

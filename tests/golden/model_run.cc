@@ -49,18 +49,18 @@ std::string setting_name(const Setting& setting) {
   return identifier(fmt::format("{}_{}_{}", setting.kind, dtype_name(setting.dtype), setting.isa));
 }
 
-ModelRun::ModelRun(model::Model& model, const prompt::Prompt& prompt, int tokens_max)
-    : model_(model),
+ModelRun::ModelRun(const engine::LoadedModel& loaded, const prompt::Prompt& prompt, int tokens_max)
+    : model_(*loaded.model),
       prompt_(prompt),
       pages_(static_cast<size_t>(pages_for(static_cast<size_t>(tokens_max)))),
-      cache_(model.kv_spec(), static_cast<int>(pages_.size())),
-      runner_(model, cache_) {
+      cache_(model_.kv_spec(), static_cast<int>(pages_.size())),
+      runner_(model_, cache_) {
   std::iota(pages_.rbegin(), pages_.rend(), 0);  // backwards: order of pages must not matter
   model_.set_probe([this](std::string_view name, int layer, ConstView value) {
     // Pictures are encoded one by one; the goldens hold the first one's values.
     record_.tensors.try_emplace(fmt::format("{}.{}", name, layer), capture(value));
   });
-  pictures_ = engine::encode_pictures(model, prompt, {});
+  pictures_ = engine::encode_pictures(model_, loaded.prompts->image_processor(), prompt, {});
   model_.set_probe({});
 }
 
@@ -98,14 +98,15 @@ std::vector<GreedyStep> ModelRun::greedy(const std::vector<float>& first_logits,
   }
 }
 
-std::vector<std::vector<float>> run_batch(model::Model& model, const std::vector<Slice>& slices) {
+std::vector<std::vector<float>> run_batch(const engine::LoadedModel& loaded, const std::vector<Slice>& slices) {
+  model::Model& model = *loaded.model;
   const size_t count = slices.size();
   size_t longest = 0;
   for (const Slice& slice : slices) longest = std::max(longest, slice.prompt->tokens.size());
   std::vector<engine::EncodedPictures> pictures;
   std::vector<std::vector<int32_t>> pages(count);
   for (size_t i = 0; i < count; ++i) {
-    pictures.push_back(engine::encode_pictures(model, *slices[i].prompt, {}));
+    pictures.push_back(engine::encode_pictures(model, loaded.prompts->image_processor(), *slices[i].prompt, {}));
     for (int page = 0; page < pages_for(longest); ++page)
       pages[i].push_back(static_cast<int32_t>(static_cast<size_t>(page) * count + i));
   }

@@ -41,7 +41,7 @@ struct GreedyStep {
 /// A model and a prompt in it.
 class ModelRun {
  public:
-  ModelRun(model::Model& model, const prompt::Prompt& prompt, int tokens_max);
+  ModelRun(const engine::LoadedModel& loaded, const prompt::Prompt& prompt, int tokens_max);
 
   const engine::EncodedPictures& pictures() const { return pictures_; }
   /// The whole prompt in one step, watched.
@@ -67,6 +67,6 @@ struct Slice {
 
 /// Logits [n, vocab] of every token of every sequence, run together: step i takes the i-th slice of each that is not
 /// over. Pages are handed out in turn, so that no sequence has neighbouring ones.
-std::vector<std::vector<float>> run_batch(model::Model& model, const std::vector<Slice>& slices);
+std::vector<std::vector<float>> run_batch(const engine::LoadedModel& loaded, const std::vector<Slice>& slices);
 
 }  // namespace keye::golden
