@@ -82,8 +82,10 @@ void print_table(const engine::BenchReport& report, const engine::BenchOptions& 
 }  // namespace
 
 int cmd_bench(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "serve") return cmd_bench_serve(argc - 1, argv + 1);
   CLI::App app(
-      "Measures prefill and decode beside the machine's limits, for a checkpoint or a named shape with random weights",
+      "Measures prefill and decode beside the machine's limits, for a checkpoint or a named shape with random weights. "
+      "'keye bench serve --help' is about another thing: a server under load",
       "bench");
   std::string folder;
   std::string shape;

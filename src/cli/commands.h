@@ -12,5 +12,7 @@ int cmd_render(int argc, char** argv);
 int cmd_preprocess(int argc, char** argv);
 int cmd_logits(int argc, char** argv);
 int cmd_bench(int argc, char** argv);
+/// `keye bench serve`; argv[0] is "serve".
+int cmd_bench_serve(int argc, char** argv);
 
 }  // namespace keye::cli

@@ -24,11 +24,12 @@ constexpr Command kCommands[] = {
     {"render", "messages to the prompt text of a chat template", cmd_render},
     {"preprocess", "pictures to the vision encoder's input", cmd_preprocess},
     {"logits", "the logits of every token of a prompt", cmd_logits},
-    {"bench", "speed beside the machine's limits", cmd_bench},
+    {"bench", "speed beside the machine's limits; 'bench serve': a server under load", cmd_bench},
 };
 
 void print_help(std::FILE* out) {
-  std::fputs("keye: runs the Keye-VL family of models on this machine\n\nUsage: keye COMMAND [FLAGS]\n\nCommands:\n", out);
+  std::fputs("keye: runs the Keye-VL family of models on this machine\n\nUsage: keye COMMAND [FLAGS]\n\nCommands:\n",
+             out);
   for (const Command& command : kCommands) std::fprintf(out, "  %-12s %s\n", command.name, command.summary);
   std::fputs("\n'keye COMMAND --help' lists a command's flags.\n", out);
 }
