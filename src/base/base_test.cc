@@ -34,6 +34,21 @@ TEST(File, WriteReadMap) {
   std::filesystem::remove(path);
 }
 
+TEST(File, BelowAFolder) {
+  const Path folder = Path(testing::TempDir()) / "keye_below_test";
+  std::filesystem::create_directories(folder);
+  ASSERT_TRUE(write_file(folder / "file", "hello"));
+  EXPECT_EQ(read_file_below(folder, "file", 5).value(), "hello");
+  EXPECT_EQ(read_file_below(folder, "./../keye_below_test/file", 5).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(read_file_below(folder, folder / "file", 5).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(read_file_below(folder, "file", 4).error().code, ErrorCode::too_large);
+  EXPECT_EQ(read_file_below(folder, "none", 5).error().code, ErrorCode::not_found);
+  EXPECT_EQ(read_file_below(folder / "none", "file", 5).error().code, ErrorCode::not_found);
+  EXPECT_EQ(read_file_below(folder, ".", 5).error().code, ErrorCode::io);
+  EXPECT_EQ(read_file_below("/proc", "version", 1000).error().code, ErrorCode::io);
+  std::filesystem::remove_all(folder);
+}
+
 TEST(ThreadPool, EveryItemOnce) {
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);

@@ -1,8 +1,12 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -50,19 +54,12 @@ std::span<const std::byte> whole_pages(std::span<const std::byte> range) {
   return {reinterpret_cast<const std::byte*>(begin), end - begin};
 }
 
-}  // namespace
-
-Result<std::string> read_file(const Path& path, size_t bytes_max) {
-  Descriptor file;
-  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file.fd < 0) return system_error(path, "open");
-  struct stat status {};
-  if (::fstat(file.fd, &status) != 0) return system_error(path, "stat");
-  if (S_ISDIR(status.st_mode)) return make_error(ErrorCode::io, path.string(), "is a folder; expected a file");
-  // A pipe or terminal has no size to know beforehand: everything is read until its end, as far as the limit goes.
+/// Until the end of the file, as far as the limit goes. A pipe or terminal has no size to know beforehand: it comes
+/// with a `size` of 0.
+Result<std::string> read_all(const Descriptor& file, size_t size, const Path& path, size_t bytes_max) {
   std::string text;
   size_t done = 0;
-  size_t capacity = S_ISREG(status.st_mode) ? static_cast<size_t>(status.st_size) + 1 : 65536;
+  size_t capacity = std::max(size, size_t{65535}) + 1;
   while (true) {
     text.resize(std::min(capacity, bytes_max + 1));
     const ssize_t got = ::read(file.fd, text.data() + done, text.size() - done);
@@ -77,6 +74,54 @@ Result<std::string> read_file(const Path& path, size_t bytes_max) {
   }
   text.resize(done);
   return text;
+}
+
+/// O_NONBLOCK: opening a pipe without a writer would wait for one.
+Result<void> open_below(const Descriptor& root, const Path& relative, Descriptor& out) {
+  struct open_how how {};
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+  for (int tries = 0; tries < 100 && out.fd < 0; ++tries) {
+    out.fd = static_cast<int>(::syscall(SYS_openat2, root.fd, relative.c_str(), &how, sizeof(how)));
+    // Whenever something in the folder is renamed meanwhile, the kernel cannot be sure and says EAGAIN.
+    if (out.fd < 0 && errno != EAGAIN && errno != EINTR) break;
+  }
+  if (out.fd >= 0) return {};
+  if (errno == EXDEV) return make_error(ErrorCode::invalid_argument, relative.string(), "leads out of the folder");
+  if (errno == ENOSYS) {
+    return make_error(ErrorCode::unsupported, relative.string(),
+                      "this system cannot keep a path inside a folder: it has no openat2 (Linux 5.6)");
+  }
+  return system_error(relative, "open");
+}
+
+}  // namespace
+
+Result<std::string> read_file(const Path& path, size_t bytes_max) {
+  Descriptor file;
+  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file.fd < 0) return system_error(path, "open");
+  struct stat status {};
+  if (::fstat(file.fd, &status) != 0) return system_error(path, "stat");
+  if (S_ISDIR(status.st_mode)) return make_error(ErrorCode::io, path.string(), "is a folder; expected a file");
+  return read_all(file, S_ISREG(status.st_mode) ? static_cast<size_t>(status.st_size) : 0, path, bytes_max);
+}
+
+Result<std::string> read_file_below(const Path& folder, const Path& relative, size_t bytes_max) {
+  Descriptor root;
+  root.fd = ::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (root.fd < 0) return system_error(relative, "open the folder of");
+  Descriptor file;
+  KEYE_TRY_VOID(open_below(root, relative, file));
+  struct stat status {};
+  if (::fstat(file.fd, &status) != 0) return system_error(relative, "stat");
+  struct statfs filesystem {};
+  if (::fstatfs(file.fd, &filesystem) != 0) return system_error(relative, "stat");
+  const bool made_up = filesystem.f_type == PROC_SUPER_MAGIC || filesystem.f_type == SYSFS_MAGIC;
+  if (!S_ISREG(status.st_mode) || made_up) {
+    return make_error(ErrorCode::io, relative.string(), "not a regular file");
+  }
+  return read_all(file, static_cast<size_t>(status.st_size), relative, bytes_max);
 }
 
 Result<void> write_file(const Path& path, std::string_view bytes) {

@@ -16,6 +16,12 @@ using Path = std::filesystem::path;
 /// The whole file as bytes. Errors: not_found, io, too_large (over bytes_max).
 Result<std::string> read_file(const Path& path, size_t bytes_max = size_t{1} << 30);
 
+/// The whole regular file at `relative` inside `folder`, found and opened in one step of the kernel (openat2): neither
+/// "..", nor an absolute path, nor a symbolic link, nor a file swapped meanwhile leads out of the folder. Files that
+/// the kernel makes up (/proc, /sys) are refused too. Messages do not name the folder. Errors: invalid_argument (leads
+/// out, whatever is there), not_found, io, too_large, unsupported (Linux before 5.6).
+Result<std::string> read_file_below(const Path& folder, const Path& relative, size_t bytes_max);
+
 /// Writes to a temporary beside `path` and renames it over. Errors: io.
 Result<void> write_file(const Path& path, std::string_view bytes);
 
