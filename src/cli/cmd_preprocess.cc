@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "media/decode.h"
+#include "media/fetch.h"
 #include "media/load.h"
 #include "prompt/image_processor.h"
 #include "tensor/safetensors.h"
@@ -24,7 +25,7 @@ struct Flags {
 Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, const std::string& reference,
                                      const prompt::ImageOptions& options) {
   const media::MediaLimits limits;
-  KEYE_TRY(const std::string bytes, media::load_media_bytes(reference, limits));
+  KEYE_TRY(const std::string bytes, media::fetch_media(reference, {.any_path = true}, limits));
   KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(bytes)), limits));
   const int height = image.height;
   const int width = image.width;
@@ -67,7 +68,7 @@ Result<void> preprocess(const Flags& flags) {
     Result<prompt::ImagePatches> patches = prepare(processor, reference, options);
     if (!patches) {
       const Error& error = patches.error();
-      if (error.where == reference) return error;
+      if (error.where == media::shown_reference(reference)) return error;
       return Error{error.code, error.to_string(), media::shown_reference(reference)};
     }
     pictures.push_back(std::move(patches).value());
@@ -87,7 +88,7 @@ int cmd_preprocess(int argc, char** argv) {
       "preprocess");
   app.add_option("--model", flags.model, "Folder of the checkpoint (default: the model that comes with the program)")
       ->type_name("DIR");
-  app.add_option("--image", flags.images, "A picture: a path, a file:// or a data: URI; may be given again")
+  app.add_option("--image", flags.images, "A picture: a path, an http(s)://, file:// or data: URI; may be given again")
       ->required()
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)

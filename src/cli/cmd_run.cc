@@ -36,7 +36,7 @@ struct Flags {
 
 void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.folder, "checkpoint folder (default: the model that comes with the program)");
-  app.add_option("--image", flags.images, "picture file, file:// or data: URI; may be repeated");
+  app.add_option("--image", flags.images, "picture file, http(s)://, file:// or data: URI; may be repeated");
   auto* prompt =
       app.add_option("--prompt", flags.prompt, "the question; without it, questions are read from standard input");
   app.add_option("--system", flags.system, "system message");

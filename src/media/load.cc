@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <system_error>
 
-#include "base/file.h"
+#include "media/ascii.h"
 
 namespace keye::media {
 namespace {
@@ -22,79 +24,39 @@ constexpr std::array<uint8_t, 256> kBase64 = [] {
   return table;
 }();
 
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return out;
-}
-
 Error too_large(std::string_view where, size_t bytes, const MediaLimits& limits) {
   return make_error(ErrorCode::too_large, where, "{} bytes, over the limit of {}", bytes, limits.bytes_max);
 }
 
-Result<std::string> load_data_uri(std::string_view uri, const MediaLimits& limits) {
-  constexpr std::string_view kWhere = "data URI";
-  const size_t comma = uri.find(',');
-  if (comma == std::string_view::npos) {
-    return make_error(ErrorCode::invalid_argument, kWhere, "no comma before the data: {}", shown_reference(uri));
-  }
-  const std::string header = lower(uri.substr(0, comma));
-  std::string_view payload = uri.substr(comma + 1);
-  if (!header.ends_with(";base64")) {
-    if (payload.size() / 3 > limits.bytes_max) return too_large(kWhere, payload.size() / 3, limits);
-    KEYE_TRY(std::string bytes, decode_percent(payload));
-    if (bytes.size() > limits.bytes_max) return too_large(kWhere, bytes.size(), limits);
-    return bytes;
-  }
-  if (payload.size() / 4 * 3 > limits.bytes_max + limits.bytes_max / 16 + 64) {  // a sixteenth for line breaks
-    return too_large(kWhere, payload.size() / 4 * 3, limits);
-  }
-  std::string unescaped;
-  if (payload.find('%') != std::string_view::npos) {  // "+" and "/" may come as %2B and %2F
-    KEYE_TRY(unescaped, decode_percent(payload));
-    payload = unescaped;
-  }
-  KEYE_TRY(std::string bytes, decode_base64(payload));
-  if (bytes.size() > limits.bytes_max) return too_large(kWhere, bytes.size(), limits);
-  return bytes;
-}
-
-Result<std::string> load_file_uri(std::string_view uri, const MediaLimits& limits) {
-  std::string_view rest = uri.substr(std::string_view("file:").size());
-  if (rest.starts_with("//")) {
-    rest.remove_prefix(2);
-    const std::string_view host = rest.substr(0, rest.find('/'));
-    if (!host.empty() && lower(host) != "localhost") {
-      return make_error(ErrorCode::invalid_argument, shown_reference(uri), "the host must be empty or localhost, not {}",
-                        host);
-    }
-    rest.remove_prefix(host.size());
-  }
-  KEYE_TRY(const std::string path, decode_percent(rest));
-  if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos) {
-    return make_error(ErrorCode::invalid_argument, shown_reference(uri), "a file URI names an absolute path: file:///path");
-  }
-  return read_file(Path(path), limits.bytes_max);
+/// What follows "root/" in `path`.
+std::optional<Path> inside(const Path& root, const Path& path) {
+  if (root.empty()) return std::nullopt;
+  std::string prefix = root.string();
+  if (!prefix.ends_with('/')) prefix += '/';
+  const std::string& text = path.native();
+  if (!text.starts_with(prefix)) return std::nullopt;
+  return Path(text.substr(std::min(text.find_first_not_of('/', prefix.size()), text.size())));
 }
 
 }  // namespace
 
 std::string shown_reference(std::string_view reference) {
   const size_t shown = lower(reference.substr(0, 5)) == "data:" ? 60 : 4096;
-  if (reference.size() <= shown) return std::string(reference);
-  return fmt::format("{}... ({} characters)", reference.substr(0, shown), reference.size());
+  std::string out;
+  for (const char c : reference.substr(0, shown)) {
+    const auto byte = static_cast<uint8_t>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else {
+      out += c;
+    }
+  }
+  return reference.size() <= shown ? out : fmt::format("{}... ({} characters)", out, reference.size());
 }
 
 Result<std::string> decode_base64(std::string_view text) {
   const auto refuse = [](std::string_view what) {
-    return make_error(ErrorCode::invalid_argument, "base64", "{}", what);
+    return make_error(ErrorCode::invalid_argument, "data URI", "base64: {}", what);
   };
   std::string out;
   out.reserve(text.size() / 4 * 3 + 3);
@@ -146,18 +108,60 @@ Result<std::string> decode_percent(std::string_view text) {
   return out;
 }
 
-Result<std::string> load_media_bytes(std::string_view reference, const MediaLimits& limits) {
-  const std::string scheme = lower(reference.substr(0, std::min<size_t>(reference.size(), 8)));
-  if (scheme.starts_with("data:")) return load_data_uri(reference, limits);
-  if (scheme.starts_with("file:")) return load_file_uri(reference, limits);
-  if (reference.find("://") != std::string_view::npos) {
-    return make_error(ErrorCode::unsupported, shown_reference(reference),
-                      "pictures are read from paths, file:// URIs and data: URIs; download this one first");
+Result<std::string> load_data_uri(std::string_view uri, const MediaLimits& limits) {
+  constexpr std::string_view kWhere = "data URI";
+  const size_t comma = uri.find(',');
+  if (comma == std::string_view::npos) {
+    return make_error(ErrorCode::invalid_argument, kWhere, "no comma before the data");
   }
-  if (reference.empty() || reference.find('\0') != std::string_view::npos) {
-    return make_error(ErrorCode::invalid_argument, "picture", "an empty path, or one with a zero byte");
+  const std::string header = lower(uri.substr(0, comma));
+  std::string_view payload = uri.substr(comma + 1);
+  if (!header.ends_with(";base64")) {
+    if (payload.size() / 3 > limits.bytes_max) return too_large(kWhere, payload.size() / 3, limits);
+    KEYE_TRY(std::string bytes, decode_percent(payload));
+    if (bytes.size() > limits.bytes_max) return too_large(kWhere, bytes.size(), limits);
+    return bytes;
   }
-  return read_file(Path(reference), limits.bytes_max);
+  if (payload.size() / 4 * 3 > limits.bytes_max + limits.bytes_max / 16 + 64) {  // a sixteenth for line breaks
+    return too_large(kWhere, payload.size() / 4 * 3, limits);
+  }
+  std::string unescaped;
+  if (payload.find('%') != std::string_view::npos) {  // "+" and "/" may come as %2B and %2F
+    KEYE_TRY(unescaped, decode_percent(payload));
+    payload = unescaped;
+  }
+  KEYE_TRY(std::string bytes, decode_base64(payload));
+  if (bytes.size() > limits.bytes_max) return too_large(kWhere, bytes.size(), limits);
+  return bytes;
+}
+
+Result<Path> file_uri_path(std::string_view uri) {
+  std::string_view rest = uri.substr(std::string_view("file:").size());
+  if (rest.starts_with("//")) {
+    rest.remove_prefix(2);
+    const std::string_view host = rest.substr(0, rest.find('/'));
+    if (!host.empty() && lower(host) != "localhost") {
+      return make_error(ErrorCode::invalid_argument, "file URI", "the host must be empty or localhost, not {}",
+                        shown_reference(host));
+    }
+    rest.remove_prefix(host.size());
+  }
+  KEYE_TRY(std::string path, decode_percent(rest));
+  if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos) {
+    return make_error(ErrorCode::invalid_argument, "file URI", "it must name an absolute path: file:///path");
+  }
+  return Path(std::move(path));
+}
+
+Result<std::string> load_below(const Path& root, const Path& path, const MediaLimits& limits) {
+  std::error_code failure;
+  const Path given = std::filesystem::absolute(root, failure).lexically_normal();
+  std::optional<Path> relative = inside(given, path);
+  if (!relative) relative = inside(std::filesystem::canonical(root, failure), path);
+  if (!relative) {
+    return make_error(ErrorCode::invalid_argument, path.string(), "outside the folder that files are read from");
+  }
+  return read_file_below(given, *relative, limits.bytes_max);
 }
 
 }  // namespace keye::media

@@ -1,22 +1,27 @@
-// Where a picture's bytes come from: a path, a file URI or a data URI.
+// What a reference to a picture holds or names on this machine: data URIs, file URIs, and how references are shown.
 #pragma once
 
 #include <string>
 #include <string_view>
 
+#include "base/file.h"
 #include "media/image.h"
 
 namespace keye::media {
 
-/// The bytes behind `reference`, as a command line or a message's image_url.url gives it:
-///   data:[type][;base64],payload   base64 or percent-encoded
-///   file:///path                   percent-decoded; the host must be empty or localhost
-///   anything else without "://"    a path
-/// Errors: unsupported (http, https and other schemes), invalid_argument (a malformed URI), not_found, io, too_large
-/// (over limits.bytes_max, checked before decoding).
-Result<std::string> load_media_bytes(std::string_view reference, const MediaLimits& limits);
+/// The payload of data:[type][;base64],payload, base64 or percent-encoded.
+/// Errors: invalid_argument, too_large (over limits.bytes_max, checked before decoding).
+Result<std::string> load_data_uri(std::string_view uri, const MediaLimits& limits);
 
-/// `reference` for a message: a data URI is cut, as is what is too long for any path.
+/// The absolute path of file:///path, percent-decoded; the host must be empty or localhost. Errors: invalid_argument.
+Result<Path> file_uri_path(std::string_view uri);
+
+/// The file at `path`, an absolute path, when it lies below `root` (as given, or with its symbolic links resolved) and
+/// nothing on its way leads out. Errors: those of read_file_below; a path elsewhere is refused unlooked at.
+Result<std::string> load_below(const Path& root, const Path& path, const MediaLimits& limits);
+
+/// `reference` for a message: a data URI is cut, as is what is too long for any path, and control characters are
+/// written as \xNN, so that nobody else's bytes steer a terminal.
 std::string shown_reference(std::string_view reference);
 
 /// Standard or URL-safe alphabet, padding optional, spaces and line breaks skipped, anything else refused.

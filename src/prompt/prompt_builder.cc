@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "media/decode.h"
+#include "media/fetch.h"
 
 namespace keye::prompt {
 namespace {
 
 struct PictureReference {
-  std::string source;  // a path, a file:// or a data URI
+  std::string source;  // a path, an http(s)://, file:// or data: URI
   ImageOptions options;
   std::string where;  // "messages[1].content[0]"
 };
@@ -151,17 +152,23 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const medi
   KEYE_TRY(const std::vector<PictureReference> pictures, find_pictures(conversation.messages));
   if (!pictures.empty() && !images_)
     return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
+  std::vector<std::string> sources;
+  sources.reserve(pictures.size());
+  for (const PictureReference& picture : pictures) sources.push_back(picture.source);
+  std::vector<Result<std::string>> fetched = media::fetch_media(sources, {.any_path = true}, limits);
   Prompt prompt;
-  for (const PictureReference& picture : pictures) {
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    const PictureReference& picture = pictures[i];
     auto prepare = [&]() -> Result<ImagePatches> {
-      KEYE_TRY(const std::string bytes, media::load_media_bytes(picture.source, limits));
+      KEYE_TRY(const std::string bytes, std::move(fetched[i]));
       KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(bytes)), limits));
       return images_->prepare(std::move(image), picture.options);
     };
     auto patches = prepare();
     if (!patches) {
       const Error& error = patches.error();
-      const std::string file = error.where == picture.source ? "" : media::shown_reference(picture.source) + ": ";
+      const std::string shown = media::shown_reference(picture.source);
+      const std::string file = error.where == shown ? "" : shown + ": ";
       return refuse(picture.where, file + error.to_string(), error.code);
     }
     const int32_t tokens = images_->tokens(*patches);

@@ -34,9 +34,9 @@ class PromptBuilder {
   /// Reads tokenizer.json, the chat template, and (with vision) preprocessor_config.json of a checkpoint folder.
   static Result<PromptBuilder> load(const Path& folder, const PromptSpec& spec);
 
-  /// Loads and prepares the pictures (paths, file:// and data URIs), renders the template, repeats each picture's
-  /// placeholder once for every merged token, and encodes. Text that came with the messages never becomes a special
-  /// token. Errors: those of the parts; unsupported (video parts, pictures for a text model).
+  /// Loads and prepares the pictures (paths, http(s)://, file:// and data: URIs), renders the template, repeats each
+  /// picture's placeholder once for every merged token, and encodes. Text that came with the messages never becomes a
+  /// special token. Errors: those of the parts; unsupported (video parts, pictures for a text model).
   Result<Prompt> build(const Conversation& conversation, const media::MediaLimits& limits) const;
   /// Token ids as they are, without pictures.
   Prompt from_tokens(std::vector<int32_t> tokens) const;
