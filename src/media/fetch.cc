@@ -92,8 +92,7 @@ void set_up(Transfer& transfer) {
   set(easy, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
   set(easy, CURLOPT_SSL_VERIFYPEER, 1L);
   set(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-  set(easy, CURLOPT_HTTP_VERSION,
-      long{CURL_HTTP_VERSION_1_1});  // every server has it, and it is the least code to trust
+  set(easy, CURLOPT_HTTP_VERSION, long{CURL_HTTP_VERSION_1_1});  // every server has it; the least code to trust
   set(easy, CURLOPT_USERAGENT, "keye/" KEYE_VERSION);
   set(easy, CURLOPT_NOSIGNAL, 1L);
   set(easy, CURLOPT_QUICK_EXIT, 1L);  // otherwise ending a transfer waits for its name to be resolved
@@ -123,7 +122,7 @@ Error transfer_error(const Transfer& transfer, CURLcode code) {
     case CURLE_COULDNT_CONNECT:
       if (transfer.opened || transfer.refused.empty()) return fail(ErrorCode::unavailable, "no connection to the host");
       return make_error(ErrorCode::invalid_argument, "",
-                        "the host {} has no public address ({}); only hosts named as media domains may have such",
+                        "the host {} has no public address ({}) and is not among the allowed media domains",
                         transfer.url.host.text, transfer.refused);
     case CURLE_FILESIZE_EXCEEDED:
       return make_error(ErrorCode::too_large, "", "more than {} bytes, which is the limit", transfer.bytes_max);
@@ -282,15 +281,12 @@ void Downloads::run(const std::stop_token& stop) {
   static const CURLcode ready = curl_global_init(CURL_GLOBAL_DEFAULT);
   KEYE_CHECK(ready == CURLE_OK, "libcurl does not start: {}", curl_easy_strerror(ready));
   multi_.reset(curl_multi_init());
-  KEYE_CHECK(multi_ != nullptr, "libcurl gives no handle");
+  CURLMcode code = multi_ != nullptr ? CURLM_OK : CURLM_OUT_OF_MEMORY;
   const std::stop_callback wake(stop, [this] { curl_multi_wakeup(multi_.get()); });
-  while (!stop.stop_requested() && !(active_.empty() && waiting_.empty())) {
-    const CURLMcode code = step();
-    if (code == CURLM_OK) continue;
-    for (const auto& transfer : active_) fail(transfer->index, ErrorCode::io, curl_multi_strerror(code));
-    for (const auto& [index, url] : waiting_) fail(index, ErrorCode::io, curl_multi_strerror(code));
-    return;
-  }
+  while (code == CURLM_OK && !stop.stop_requested() && !(active_.empty() && waiting_.empty())) code = step();
+  if (code == CURLM_OK) return;
+  for (const auto& transfer : active_) fail(transfer->index, ErrorCode::io, curl_multi_strerror(code));
+  for (const auto& [index, url] : waiting_) fail(index, ErrorCode::io, curl_multi_strerror(code));
 }
 
 bool has_scheme(const std::string& reference, std::string_view scheme) {

@@ -10,7 +10,7 @@ namespace {
 bool matches(std::string_view domain, const Host& host) {
   if (domain.starts_with("*.")) {
     const std::string ending = lower(domain.substr(1));
-    return !host.is_ip && host.text.size() > ending.size() && host.text.ends_with(ending);
+    return !host.is_ip && host.text.ends_with(ending);
   }
   const auto named = parse_host(domain);
   return named && *named == host;
