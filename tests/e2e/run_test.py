@@ -154,8 +154,13 @@ class Ends(Case):
         self.assertNotIn("<|im_end|>", answer["text"])
         self.assertIn("<|im_end|>", self.describe("--max-tokens", "20", "--ignore-eos", "--show-special-tokens")["text"])
 
-    def test_a_reply_that_cannot_fit_the_context(self):
-        self.assert_fails(["run", "--prompt", "hi", "--max-tokens", "32768"], "32768", "context")
+    def test_a_prompt_that_does_not_fit_the_context(self):
+        self.assert_fails(["run", "--prompt", "word " * 300, "--context", "256"], "prompt", "256")
+
+    def test_a_reply_ends_with_the_context(self):
+        answer = self.run_ok("run", "--prompt", "hi", "--context", "128", "--max-tokens", "99999", "--ignore-eos", "--json").json
+        self.assertEqual(answer["finish_reason"], "length")
+        self.assertEqual(answer["prompt_tokens"] + answer["completion_tokens"], 128)
 
 
 class Conversation(Case):
@@ -214,7 +219,8 @@ class Interrupts(Case):
         process.stdin.write(b"Who are you?\n")
         process.stdin.flush()
         self.assertTrue(process.stdout.readline())
-        self.assert_ends(process, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=10), 1)  # its standard input is still open: only the signal can end it
 
     def test_a_reader_that_goes_away(self):
         process = self.start(*self.LONG)
