@@ -5,6 +5,7 @@ namespace keye::cli {
 
 int cmd_run(int argc, char** argv);
 int cmd_serve(int argc, char** argv);
+int cmd_doctor(int argc, char** argv);
 int cmd_info(int argc, char** argv);
 int cmd_tokenize(int argc, char** argv);
 int cmd_detokenize(int argc, char** argv);

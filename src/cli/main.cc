@@ -18,6 +18,7 @@ using namespace keye::cli;
 constexpr Command kCommands[] = {
     {"run", "answers a question, about pictures if there are any", cmd_run},
     {"serve", "serves a model to any OpenAI client", cmd_serve},
+    {"doctor", "what on this machine or in a checkpoint stands in the way", cmd_doctor},
     {"info", "what a checkpoint is and what it needs", cmd_info},
     {"tokenize", "text to token ids", cmd_tokenize},
     {"detokenize", "token ids to text", cmd_detokenize},
