@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""Writes a GGUF file with random BF16 weights in the shape of a published model, for measuring speed.
+"""Writes random BF16 weights in the shape of a published model, for measuring speed: a GGUF file for llama.cpp, or with
+--folder a checkpoint folder for keye.
 
-The vocabulary has a size but no words, so the file answers nothing. Needs numpy and gguf from PyPI.
+With --tokenizer both have words, so that a server can be asked; without it the vocabulary only has a size. Needs numpy and
+gguf from PyPI.
 """
 
 import argparse
+import gzip
+import json
 import os
+import struct
 from dataclasses import dataclass
 
 import gguf
@@ -75,14 +80,95 @@ class Noise:
         return out.view(np.uint8).reshape(rows, 2 * columns)
 
 
-def write(name: str, path: str) -> None:
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def read_tokenizer(path: str) -> dict:
+    """A tokenizer.json, perhaps compressed."""
+    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+        return json.load(file)
+
+
+def add_words(writer: gguf.GGUFWriter, tokenizer: dict) -> None:
+    """The same byte-level BPE, as llama.cpp names it."""
+    names = {number: word for word, number in tokenizer["model"]["vocab"].items()}
+    added = {token["id"]: token for token in tokenizer["added_tokens"]}
+    names |= {number: token["content"] for number, token in added.items()}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([names.get(i, f"[unused {i}]") for i in range(VOCAB)])
+    kinds = gguf.TokenType
+    writer.add_token_types([
+        (kinds.CONTROL if added[i]["special"] else kinds.USER_DEFINED) if i in added else kinds.NORMAL if i in names else kinds.UNUSED
+        for i in range(VOCAB)
+    ])
+    merges = tokenizer["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_eos_token_id(next(number for number, token in added.items() if token["content"] == "<|im_end|>"))
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def write_folder(name: str, path: str, tokenizer: dict) -> None:
+    """config.json, tokenizer and weights as Hugging Face lays them out."""
+    shape = SHAPES[name]
+    os.makedirs(path, exist_ok=True)
+    end = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|im_end|>")
+    files = {
+        "config.json": {
+            "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False, "head_dim": HEAD_DIM,
+            "hidden_act": "silu", "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
+            "max_position_embeddings": 40960, "num_attention_heads": shape.heads, "num_hidden_layers": shape.layers,
+            "num_key_value_heads": shape.kv_heads, "rms_norm_eps": 1e-6, "rope_theta": 1000000,
+            "tie_word_embeddings": shape.tied, "vocab_size": VOCAB, "eos_token_id": end,
+        },
+        "generation_config.json": {"do_sample": False, "eos_token_id": end},
+        "tokenizer_config.json": {"chat_template": CHAT_TEMPLATE},
+        "tokenizer.json": tokenizer,
+    }
+    for file, content in files.items():
+        with open(os.path.join(path, file), "w") as out:
+            json.dump(content, out)
+    parts = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+             "attn_v": "self_attn.v_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+             "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+             "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    whole = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+    def published(tensor: str) -> str:
+        if tensor in whole:
+            return whole[tensor] + ".weight"
+        _, layer, part = tensor.split(".")
+        return f"model.layers.{layer}.{parts[part]}.weight"
+
+    header, end_of_last = {}, 0
+    for tensor, rows, columns in tensors_of(shape):
+        size = 2 * (rows or 1) * columns
+        header[published(tensor)] = {"dtype": "BF16", "shape": [columns] if rows is None else [rows, columns],
+                                     "data_offsets": [end_of_last, end_of_last + size]}
+        end_of_last += size
+    text = json.dumps(header).encode()
+    noise = Noise(seed=1)
+    with open(os.path.join(path, "model.safetensors"), "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for _, rows, columns in tensors_of(shape):
+            ones = np.full(columns, 0x3F80, np.uint16)
+            out.write(ones.tobytes() if rows is None else noise.matrix(rows, columns).tobytes())
+
+
+def write(name: str, path: str, tokenizer: dict | None) -> None:
     shape = SHAPES[name]
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_name(f"{name} with random weights")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     writer.add_context_length(40960)
     writer.add_vocab_size(VOCAB)
-    writer.add_tokenizer_model("none")
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        add_words(writer, tokenizer)
     writer.add_block_count(shape.layers)
     writer.add_embedding_length(shape.hidden)
     writer.add_feed_forward_length(shape.intermediate)
@@ -112,10 +198,18 @@ def write(name: str, path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("out", help="file to write")
+    parser.add_argument("out", help="file (or folder) to write")
+    parser.add_argument("--tokenizer", help="a tokenizer.json or tokenizer.json.gz of the Qwen vocabulary")
+    parser.add_argument("--folder", action="store_true", help="write a checkpoint folder in place of a GGUF file")
     arguments = parser.parse_args()
+    tokenizer = read_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
+    if arguments.folder:
+        if tokenizer is None:
+            parser.error("--folder needs --tokenizer")
+        write_folder(arguments.shape, arguments.out, tokenizer)
+        return
     unfinished = arguments.out + ".part"  # so that a broken run leaves no file that looks whole
-    write(arguments.shape, unfinished)
+    write(arguments.shape, unfinished, tokenizer)
     os.replace(unfinished, arguments.out)
     print(f"{arguments.out}: {os.path.getsize(arguments.out) / 1e9:.2f} GB")
 

@@ -63,5 +63,19 @@ TEST(ThreadPool, EveryItemOnce) {
   }
 }
 
+// Threads that come late, because there are more of them than processors, must not touch a loop that is not theirs.
+TEST(ThreadPool, LateThreadsFindNothing) {
+  ThreadPool pool(8);
+  for (int64_t loop = 0; loop < 20'000; ++loop) {
+    const int64_t items = 1 + loop % 7;
+    std::atomic<int64_t> sum{0};
+    pool.for_each(items, [&sum, loop, items](int64_t i, int) {
+      ASSERT_LT(i, items);
+      sum.fetch_add(loop + i);
+    });
+    ASSERT_EQ(sum.load(), items * loop + items * (items - 1) / 2);
+  }
+}
+
 }  // namespace
 }  // namespace keye

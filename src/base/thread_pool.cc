@@ -7,16 +7,37 @@
 #include <immintrin.h>
 #endif
 
+#include <chrono>
+
 namespace keye {
 namespace {
 
-constexpr int kSpins =
-    20000;  // about 100 us at x86's pause: longer than the gaps inside a step, shorter than a user's pause
+using Clock = std::chrono::steady_clock;
+
+/// Longer than the gaps inside a step, shorter than a user's pause.
+constexpr std::chrono::microseconds kSpinTime{100};
+/// Between two looks at the clock; x86's pause takes between 10 and 60 ns.
+constexpr int kSpins = 32;
+
+constexpr uint64_t kNoItem = 0xffffffffU;
 
 void relax() {
 #if defined(__x86_64__)
   _mm_pause();
 #endif
+}
+
+/// Spins until `done` or for kSpinTime. Returns whether it is done.
+template <class Done>
+bool spin(const Done& done) {
+  const Clock::time_point end = Clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kSpins; ++i) {
+      if (done()) return true;
+      relax();
+    }
+  } while (Clock::now() < end);
+  return done();
 }
 
 std::vector<int> allowed_processors() {
@@ -51,50 +72,51 @@ ThreadPool::ThreadPool(int threads) {
 
 ThreadPool::~ThreadPool() {
   stopping_.store(true);
-  generation_.fetch_add(1);
-  generation_.notify_all();
+  loop_.fetch_add(1);
+  loop_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
 void ThreadPool::run(int64_t items, void* context, Call call) {
-  call_ = call;
-  context_ = context;
-  items_ = items;
-  next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_seq_cst);
-  generation_.notify_all();
-  drain(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0;) {
-    if (++spins < kSpins) {
-      relax();
-    } else {
-      std::this_thread::yield();  // a worker lost its processor: let it have ours
-    }
-  }
+  const uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
+  // Closed first: a worker that still looks for items of the last loop, and reads what is written next, finds none.
+  next_.store(uint64_t{loop} << 32 | kNoItem, std::memory_order_relaxed);
+  call_.store(call, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  items_.store(items, std::memory_order_release);
+  unfinished_.store(items, std::memory_order_relaxed);
+  next_.store(uint64_t{loop} << 32, std::memory_order_release);
+  loop_.store(loop, std::memory_order_seq_cst);
+  loop_.notify_all();
+  drain(loop, 0);
+  const auto is_done = [this] { return unfinished_.load(std::memory_order_acquire) == 0; };
+  // A worker lost its processor with an item in its hands: let it have ours.
+  while (!spin(is_done)) std::this_thread::yield();
 }
 
 void ThreadPool::work(int worker) {
   uint32_t seen = 0;
   while (true) {
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
-      if (spins < kSpins) {
-        relax();
-      } else {
-        generation_.wait(seen);
-      }
-    }
-    seen = generation_.load(std::memory_order_acquire);
+    if (!spin([&] { return loop_.load(std::memory_order_acquire) != seen; })) loop_.wait(seen);
+    seen = loop_.load(std::memory_order_acquire);
     if (stopping_.load()) return;
-    drain(worker);
-    running_.fetch_sub(1, std::memory_order_release);
+    drain(seen, worker);
   }
 }
 
-void ThreadPool::drain(int worker) {
-  for (int64_t item = next_.fetch_add(1, std::memory_order_relaxed); item < items_;
-       item = next_.fetch_add(1, std::memory_order_relaxed)) {
-    call_(context_, item, worker);
+/// Takes items of this loop until there are none, or another loop has begun.
+void ThreadPool::drain(uint32_t loop, int worker) {
+  uint64_t next = next_.load(std::memory_order_acquire);
+  while (next >> 32 == loop) {
+    const auto item = static_cast<int64_t>(next & kNoItem);
+    if (item >= items_.load(std::memory_order_acquire)) return;
+    const Call call = call_.load(std::memory_order_acquire);
+    void* context = context_.load(std::memory_order_acquire);
+    // If this goes well the loop is still open, and stays so while the item is not done: what was read belongs to it.
+    if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    call(context, item, worker);
+    unfinished_.fetch_sub(1, std::memory_order_release);
+    next = next_.load(std::memory_order_acquire);
   }
 }
 

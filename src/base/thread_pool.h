@@ -1,5 +1,6 @@
 // A fixed set of pinned threads that run one loop at a time. Waiting threads spin briefly before they sleep, so that
-// the hundreds of short loops of a decoding step cost about a microsecond each.
+// the hundreds of short loops of a decoding step cost about a microsecond each. A loop ends when its items are done, not
+// when all threads have come: one that has lost its processor to somebody else holds up no more than the item in its hands.
 #pragma once
 
 #include <atomic>
@@ -24,7 +25,7 @@ class ThreadPool {
 
   /// Calls body(item, worker) once for every item of [0, items); items are handed out one by one in increasing order to
   /// whichever thread is free; worker is in [0, size()). Returns when all are done. Not reentrant, one caller at a
-  /// time.
+  /// time. At most 2^32 - 1 items.
   template <class Body>
   void for_each(int64_t items, Body&& body) {
     if (items <= 0) return;
@@ -45,15 +46,17 @@ class ThreadPool {
 
   void run(int64_t items, void* context, Call call);
   void work(int worker);
-  void drain(int worker);
+  void drain(uint32_t loop, int worker);
 
   std::vector<std::thread> workers_;
-  Call call_ = nullptr;
-  void* context_ = nullptr;
-  int64_t items_ = 0;
-  alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> running_{0};
+  // The loop under way. A worker that has lost its processor may look at these when another loop has begun: what it
+  // reads counts only if it then takes an item of the loop that it came for.
+  std::atomic<Call> call_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<int64_t> items_{0};
+  alignas(64) std::atomic<uint64_t> next_{0};      // number of the loop << 32 | the next item
+  alignas(64) std::atomic<int64_t> unfinished_{0};  // items
+  alignas(64) std::atomic<uint32_t> loop_{0};       // number of the loop, for the workers to wait on
   std::atomic<bool> stopping_{false};
 };
 
