@@ -57,7 +57,7 @@ def main():
     beyond = numeric() - {c for c in CODE_POINTS if category[c] in n}
     assert numeric() >= {c for c in CODE_POINTS if category[c] in n}
     print(f"// Written by scripts/oracle/unicode_tables.py from tokenizers {tokenizers.__version__}. Not to be edited.")
-    print('#include "text/unicode_tables.h"\n\nnamespace keye::text {\n')
+    print('// clang-format off\n#include "text/unicode_tables.h"\n\nnamespace keye::text {\n')
     print("// Runs of equal general category: first code point << 5 | number of the category.")
     print("const uint32_t kCategoryRuns[] = {")
     words = [f"0x{start << 5 | value:x}," for start, value in runs(category)]

@@ -37,7 +37,8 @@ void TaskPool::post(std::function<void()> task) {
 
 void TaskPool::work() {
   ::pthread_setname_np(::pthread_self(), name_.c_str());
-  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceness);  // of this thread alone; may fail, and then is not
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()),
+                kNiceness);  // of this thread alone; may fail, and then is not
   while (true) {
     std::function<void()> task;
     {

@@ -1,6 +1,7 @@
 // A fixed set of pinned threads that run one loop at a time. Waiting threads spin briefly before they sleep, so that
-// the hundreds of short loops of a decoding step cost about a microsecond each. A loop ends when its items are done, not
-// when all threads have come: one that has lost its processor to somebody else holds up no more than the item in its hands.
+// the hundreds of short loops of a decoding step cost about a microsecond each. A loop ends when its items are done,
+// not when all threads have come: one that has lost its processor to somebody else holds up no more than the item in
+// its hands.
 #pragma once
 
 #include <atomic>
@@ -54,7 +55,7 @@ class ThreadPool {
   std::atomic<Call> call_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<int64_t> items_{0};
-  alignas(64) std::atomic<uint64_t> next_{0};      // number of the loop << 32 | the next item
+  alignas(64) std::atomic<uint64_t> next_{0};       // number of the loop << 32 | the next item
   alignas(64) std::atomic<int64_t> unfinished_{0};  // items
   alignas(64) std::atomic<uint32_t> loop_{0};       // number of the loop, for the workers to wait on
   std::atomic<bool> stopping_{false};

@@ -40,7 +40,8 @@ void look_at_processor(Findings& findings, int threads) {
   const auto isa = ops::isa_from_name("");
   const std::string kernels(isa ? ops::isa_name(*isa) : "none");
   const int processors = ThreadPool::processors();
-  findings.push_back({Verdict::good, "processor", fmt::format("{}, {} processors, kernels {}", processor_name(), processors, kernels), ""});
+  findings.push_back({Verdict::good, "processor",
+                      fmt::format("{}, {} processors, kernels {}", processor_name(), processors, kernels), ""});
   if (kernels == "scalar") {
     findings.push_back({Verdict::warning, "kernels", "the processor has neither AVX-512 nor AVX2",
                         "replies are right, and slow: use a machine with AVX2 at least"});
@@ -58,8 +59,9 @@ void look_at_memory(Findings& findings) {
                       fmt::format("{} for this process, {} of it unused", gigabytes(limit), gigabytes(available)),
                       available > 0.2 * limit ? "" : "stop what uses the rest, or lower --mem-fraction-static"});
   if (system_value("/proc/sys/vm/overcommit_memory") == "2") {
-    findings.push_back({Verdict::warning, "overcommit", "vm.overcommit_memory is 2: memory counts when it is asked for",
-                        "the KV cache is asked for as a whole: say --max-total-tokens, or sysctl vm.overcommit_memory=0"});
+    findings.push_back(
+        {Verdict::warning, "overcommit", "vm.overcommit_memory is 2: memory counts when it is asked for",
+         "the KV cache is asked for as a whole: say --max-total-tokens, or sysctl vm.overcommit_memory=0"});
   }
   const std::string pages = system_value("/sys/kernel/mm/transparent_hugepage/enabled");
   if (pages == "never") {
@@ -74,13 +76,15 @@ void look_at_limits(Findings& findings) {
   rlimit files = {};
   ::getrlimit(RLIMIT_NOFILE, &files);
   const bool enough = files.rlim_max >= 8192;
-  findings.push_back({enough ? Verdict::good : Verdict::warning, "open files",
-                      fmt::format("{}, at most {}", files.rlim_cur, files.rlim_max),
-                      enough ? "" : "each connection is one: raise the limit (ulimit -Hn, LimitNOFILE) for more than a few thousand"});
+  findings.push_back(
+      {enough ? Verdict::good : Verdict::warning, "open files",
+       fmt::format("{}, at most {}", files.rlim_cur, files.rlim_max),
+       enough ? "" : "each connection is one: raise the limit (ulimit -Hn, LimitNOFILE) for more than a few thousand"});
   rlimit space = {};
   ::getrlimit(RLIMIT_AS, &space);
   if (space.rlim_cur != RLIM_INFINITY) {
-    findings.push_back({Verdict::warning, "address space", fmt::format("limited to {}", gigabytes(static_cast<double>(space.rlim_cur))),
+    findings.push_back({Verdict::warning, "address space",
+                        fmt::format("limited to {}", gigabytes(static_cast<double>(space.rlim_cur))),
                         "checkpoints are mapped, not read: ulimit -v unlimited"});
   }
 }
@@ -94,27 +98,32 @@ void look_at_memory_for(Findings& findings, const model::ModelConfig& config) {
   const auto limit = static_cast<double>(memory_limit_bytes());
   const auto per_token = static_cast<double>(model::kv_spec_of(config, DType::bf16).bytes_per_token());
   const double room = 0.7 * limit - weights;
-  const std::string found = fmt::format("weights {} in bf16, KV cache {:.1f} KB a token", gigabytes(weights), per_token / 1e3);
+  const std::string found =
+      fmt::format("weights {} in bf16, KV cache {:.1f} KB a token", gigabytes(weights), per_token / 1e3);
   if (room <= 64 * per_token) {
-    findings.push_back({Verdict::bad, "fits", found, fmt::format("the machine has {}: this model needs more", gigabytes(limit))});
+    findings.push_back(
+        {Verdict::bad, "fits", found, fmt::format("the machine has {}: this model needs more", gigabytes(limit))});
     return;
   }
   const double tokens = room / per_token;
   const bool whole = tokens >= config.text.positions_max;
-  findings.push_back({whole ? Verdict::good : Verdict::warning, "fits",
-                      fmt::format("{}: room for {:.0f} tokens of the model's {}", found, tokens, config.text.positions_max),
-                      whole ? "" : "longer requests are refused"});
+  findings.push_back(
+      {whole ? Verdict::good : Verdict::warning, "fits",
+       fmt::format("{}: room for {:.0f} tokens of the model's {}", found, tokens, config.text.positions_max),
+       whole ? "" : "longer requests are refused"});
 }
 
 void look_at_template(Findings& findings, const Path& folder, const engine::FolderConfig& config) {
   const auto prompts = prompt::PromptBuilder::load(folder, engine::prompt_spec(config.model));
   if (!prompts) return add_error(findings, "tokenizer", prompts.error());
-  findings.push_back({Verdict::good, "tokenizer", fmt::format("{} tokens", prompts->tokenizer().vocabulary_size()), ""});
+  findings.push_back(
+      {Verdict::good, "tokenizer", fmt::format("{} tokens", prompts->tokenizer().vocabulary_size()), ""});
   prompt::Conversation conversation;
   conversation.messages = text::Value::list({plain_message("user", "Hello")});
   const auto prompt = prompts->build(conversation, {});
   if (!prompt) return add_error(findings, "chat template", prompt.error());
-  findings.push_back({Verdict::good, "chat template", fmt::format("\"Hello\" becomes {} tokens", prompt->tokens.size()), ""});
+  findings.push_back(
+      {Verdict::good, "chat template", fmt::format("\"Hello\" becomes {} tokens", prompt->tokens.size()), ""});
   if (config.generation.eos_ids.empty()) {
     findings.push_back({Verdict::warning, "end of sequence", "no eos_token_id in generation_config.json or config.json",
                         "replies end only by length and stop strings"});
@@ -129,8 +138,10 @@ void look_at_checkpoint(Findings& findings, const Path& folder) {
   if (!checkpoint) return add_error(findings, "weights", checkpoint.error());
   const auto fits = model::check_weights(config->model, *checkpoint);
   if (!fits) return add_error(findings, "weights", fits.error());
-  findings.push_back({Verdict::good, "weights",
-                      fmt::format("{} tensors, {}", checkpoint->tensors().size(), gigabytes(static_cast<double>(checkpoint->bytes()))), ""});
+  findings.push_back(
+      {Verdict::good, "weights",
+       fmt::format("{} tensors, {}", checkpoint->tensors().size(), gigabytes(static_cast<double>(checkpoint->bytes()))),
+       ""});
   look_at_memory_for(findings, config->model);
   look_at_template(findings, folder, *config);
 }
@@ -139,7 +150,10 @@ OrderedJson to_json(const Findings& findings) {
   static constexpr const char* kNames[] = {"ok", "warning", "failed"};
   OrderedJson list = OrderedJson::array();
   for (const Finding& f : findings) {
-    list.push_back({{"check", f.what}, {"verdict", kNames[static_cast<int>(f.verdict)]}, {"found", f.found}, {"advice", f.advice}});
+    list.push_back({{"check", f.what},
+                    {"verdict", kNames[static_cast<int>(f.verdict)]},
+                    {"found", f.found},
+                    {"advice", f.advice}});
   }
   return list;
 }

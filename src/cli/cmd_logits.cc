@@ -51,8 +51,8 @@ Result<void> run(const Flags& flags) {
     prompt = loaded.prompts->from_tokens(std::move(ids));
   }
   const auto n = static_cast<int64_t>(prompt.tokens.size());
-  KEYE_TRY(const Tensor logits, engine::all_logits(*loaded.model, loaded.prompts->image_processor(), prompt, flags.chunk,
-                                                    generate_progress()));
+  KEYE_TRY(const Tensor logits, engine::all_logits(*loaded.model, loaded.prompts->image_processor(), prompt,
+                                                   flags.chunk, generate_progress()));
   Tensor positions(DType::i32, {3, n});
   for (size_t axis = 0; axis < 3; ++axis) {
     std::copy(prompt.positions[axis].begin(), prompt.positions[axis].end(),

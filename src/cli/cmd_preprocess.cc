@@ -31,10 +31,10 @@ Result<prompt::ImagePatches> prepare(const prompt::ImageProcessor& processor, co
   const int width = image.width;
   KEYE_TRY(prompt::ImagePatches patches, processor.prepare(std::move(image), options));
   const int patch = processor.config().patch_size;
-  KEYE_TRY_VOID(
-      write_stdout(fmt::format("{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n",
-                               media::shown_reference(reference), height, width, patches.grid.rows * patch,
-                               patches.grid.cols * patch, patches.grid.rows, patches.grid.cols, processor.tokens(patches.grid))));
+  KEYE_TRY_VOID(write_stdout(
+      fmt::format("{}: {} x {} resized to {} x {} (height x width), {} x {} patches, {} tokens\n",
+                  media::shown_reference(reference), height, width, patches.grid.rows * patch,
+                  patches.grid.cols * patch, patches.grid.rows, patches.grid.cols, processor.tokens(patches.grid))));
   return patches;
 }
 

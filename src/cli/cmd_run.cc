@@ -281,9 +281,10 @@ Result<int> run(const Flags& flags) {
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const int64_t context = flags.context > 0 ? flags.context : loaded.model->config().text.positions_max;
   KEYE_TRY(const int64_t kv_tokens,
-           engine::plan_kv_tokens(*loaded.model, {.dtype = flags.model.dtype(),
-                                                  .fraction = 0.9,
-                                                  .tokens_wanted = context * std::clamp(flags.replies, 1, engine::kRepliesMax)}));
+           engine::plan_kv_tokens(*loaded.model,
+                                  {.dtype = flags.model.dtype(),
+                                   .fraction = 0.9,
+                                   .tokens_wanted = context * std::clamp(flags.replies, 1, engine::kRepliesMax)}));
   Session session(flags, std::move(loaded), kv_tokens);
   if (!flags.messages.empty()) {
     KEYE_TRY(const auto conversation, read_conversation(flags.messages, {}));

@@ -57,7 +57,9 @@ struct ServeFlags {
   Result<server::ApiKeys> keys() const;
   server::HttpLimits http_limits() const;
   engine::ChatClientOptions chat_options() const;
-  DType value_dtype() const { return dtype == "float32" || dtype == "float" || dtype == "f32" ? DType::f32 : DType::bf16; }
+  DType value_dtype() const {
+    return dtype == "float32" || dtype == "float" || dtype == "f32" ? DType::f32 : DType::bf16;
+  }
   /// As given, without keys and passwords.
   OrderedJson shown() const;
 };

@@ -51,12 +51,14 @@ class VisionEncoder {
     ConstView pixels;
     std::vector<VisionGrid> grids;
     View out;
-    size_t first_grid = 0, end_grid = 0;    // of the current pass
-    int64_t first_patch = 0, patches = 0;   // of the current pass
-    int64_t first_token = 0, tokens = 0;    // of the current pass
-    std::vector<int32_t> segments;          // where each picture of the pass begins, and the end
-    size_t half_layers = 0;                 // done, of the current pass
-    std::span<const VisionGrid> pass_grids() const { return std::span(grids).subspan(first_grid, end_grid - first_grid); }
+    size_t first_grid = 0, end_grid = 0;   // of the current pass
+    int64_t first_patch = 0, patches = 0;  // of the current pass
+    int64_t first_token = 0, tokens = 0;   // of the current pass
+    std::vector<int32_t> segments;         // where each picture of the pass begins, and the end
+    size_t half_layers = 0;                // done, of the current pass
+    std::span<const VisionGrid> pass_grids() const {
+      return std::span(grids).subspan(first_grid, end_grid - first_grid);
+    }
   };
 
   /// Sets the next pass up; false if there is none.

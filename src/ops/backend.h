@@ -60,8 +60,8 @@ PackedMatrix pack(Backend& backend, const PackMatrix& source);
 std::unique_ptr<Backend> make_ref_backend();
 
 struct CpuOptions {
-  int threads = 0;   // 0: one per processor that this process may use
-  std::string isa;   // "": the best that the processor has; or "avx512_bf16", "avx512", "avx2", "scalar"
+  int threads = 0;  // 0: one per processor that this process may use
+  std::string isa;  // "": the best that the processor has; or "avx512_bf16", "avx512", "avx2", "scalar"
 };
 /// Errors: unsupported (an instruction set that this processor or build lacks, by name).
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options);

@@ -11,8 +11,8 @@ namespace keye::ops {
 
 class Backend;
 
-/// From the indexer's projections to its queries and keys: RMSNorm of each query head, LayerNorm of the key, rotation of
-/// the pairs (i, i + D/2), Hadamard rotation (natural order, scaled by D^-0.5); the key is written to the cache.
+/// From the indexer's projections to its queries and keys: RMSNorm of each query head, LayerNorm of the key, rotation
+/// of the pairs (i, i + D/2), Hadamard rotation (natural order, scaled by D^-0.5); the key is written to the cache.
 ///   q_gate  [n, H D + H] f32: queries head by head, then one gate per head     k_in  [n, D] f32
 ///   q_norm, k_norm, k_bias  [D] f32       cos, sin  [n, D / 2] f32       slots  [n] as in AttentionInput
 ///   q       [n, H, D] f32                 gate  [n, H] f32, multiplied by D^-0.5

@@ -1,5 +1,5 @@
-// Normalisations over the last dimension. Statistics and weights are f32; a row's sums go into 64 lanes (ref/norm_rows.h),
-// in an order that depends on c alone.
+// Normalisations over the last dimension. Statistics and weights are f32; a row's sums go into 64 lanes
+// (ref/norm_rows.h), in an order that depends on c alone.
 #pragma once
 
 #include "tensor/view.h"

@@ -120,9 +120,10 @@ Result<std::vector<VisionItem>> load_pictures(const std::vector<PictureReference
     item.image = std::move(image).value();
     tokens += item.tokens;
     if (tokens > access.tokens_max) {
-      return refuse(pictures[i].where,
-                    fmt::format("the pictures up to this one need {} tokens; the context holds {}", tokens, access.tokens_max),
-                    ErrorCode::too_large);
+      return refuse(
+          pictures[i].where,
+          fmt::format("the pictures up to this one need {} tokens; the context holds {}", tokens, access.tokens_max),
+          ErrorCode::too_large);
     }
     items.push_back(std::move(item));
   }

@@ -25,7 +25,7 @@ struct PictureReference {
 struct MediaAccess {
   media::FetchPolicy policy;
   media::MediaLimits limits;
-  int pictures_max = 256;                                   // of one prompt
+  int pictures_max = 256;                                    // of one prompt
   int64_t tokens_max = std::numeric_limits<int64_t>::max();  // that they may need together
   std::stop_token stop;
 };

@@ -19,7 +19,8 @@ Result<void> check_length(size_t bytes) {
 /// The text that a continued reply goes on from: the last message's, or its last part's.
 std::string final_text(const text::Value& messages) {
   const text::Value* content = field(messages.items().back(), "content");
-  if (content != nullptr && content->is_sequence() && !content->items().empty()) content = field(content->items().back(), "text");
+  if (content != nullptr && content->is_sequence() && !content->items().empty())
+    content = field(content->items().back(), "text");
   return content != nullptr && content->is_string() ? content->text() : std::string();
 }
 
@@ -75,7 +76,8 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const Medi
   KEYE_TRY(const std::vector<PictureReference> pictures, find_pictures(conversation.messages));
   Prompt prompt;
   if (!pictures.empty()) {
-    if (!images_) return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
+    if (!images_)
+      return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
     KEYE_TRY(prompt.vision, load_pictures(pictures, *images_, access));
   }
   KEYE_TRY(const text::Rendered rendered, template_->render(conversation.messages, conversation.render));
@@ -106,7 +108,8 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const Medi
 
 Result<Prompt> PromptBuilder::build(const PlainPrompt& plain) const {
   KEYE_TRY_VOID(check_length(plain.text.size()));
-  Prompt prompt = from_tokens(plain.parse_special ? tokenizer_->encode(plain.text) : tokenizer_->encode_plain(plain.text));
+  Prompt prompt =
+      from_tokens(plain.parse_special ? tokenizer_->encode(plain.text) : tokenizer_->encode_plain(plain.text));
   prompt.text = plain.text;
   return prompt;
 }

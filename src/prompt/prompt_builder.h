@@ -32,7 +32,8 @@ struct Conversation {
 /// A prompt that is not a conversation.
 struct PlainPrompt {
   std::string text;
-  bool parse_special = false;  // what looks like a special token becomes one: for those who write the template themselves
+  bool parse_special =
+      false;  // what looks like a special token becomes one: for those who write the template themselves
 };
 
 class PromptBuilder {

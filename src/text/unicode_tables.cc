@@ -1,4 +1,5 @@
 // Written by scripts/oracle/unicode_tables.py from tokenizers 0.23.3. Not to be edited.
+// clang-format off
 #include "text/unicode_tables.h"
 
 namespace keye::text {

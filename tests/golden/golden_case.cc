@@ -72,7 +72,8 @@ prompt::Conversation conversation(const GoldenCase& golden) {
 }
 
 prompt::Prompt build_prompt(const prompt::PromptBuilder& builder, const GoldenCase& golden) {
-  if (golden.input().contains("messages")) return must(builder.build(conversation(golden), {.policy = {.any_path = true}}));
+  if (golden.input().contains("messages"))
+    return must(builder.build(conversation(golden), {.policy = {.any_path = true}}));
   const std::string text = golden.input().at("prompt");
   return builder.from_tokens(builder.tokenizer().encode(text));
 }

@@ -127,8 +127,8 @@ KEYE_INLINE void transpose512(__m512i* v) {
   for (int i = 0; i < 16; ++i) v[i] = t[i];
 }
 
-/// Sixteen steps at a time. Each is stored as a whole register, over whose unused end the next step is written; the last
-/// ones are masked, as nothing follows them.
+/// Sixteen steps at a time. Each is stored as a whole register, over whose unused end the next step is written; the
+/// last ones are masked, as nothing follows them.
 void pack512(const TilePack& p) {
   const int64_t steps = p.row_bytes / 4;
   const __mmask16 mask = Vec512::mask(p.rows);
