@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <optional>
 
 #include "base/log.h"
 #include "cli/command.h"
@@ -55,6 +58,12 @@ Result<int> serve(const ServeFlags& flags) {
   const std::string url = url_of(flags, server->port());
   log(LogLevel::info, "listening at {}; loading {}", url, folder.string());
 
+  // Nothing is under way before the model is there, so nobody has to wait for it. The destructor waits for the callback.
+  std::optional<std::stop_callback<std::function<void()>>> stops_loading(std::in_place, stop.first, [&server] {
+    log(LogLevel::info, "stopped while loading");
+    server->stop();
+    std::_Exit(kExitOk);
+  });
   const int step_tokens = std::clamp(std::max(flags.chunked_prefill, flags.max_running), 64, 2048);
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.value_dtype(),
                                               .threads = flags.threads,
@@ -72,9 +81,11 @@ Result<int> serve(const ServeFlags& flags) {
                                              .vision_cache_bytes = static_cast<size_t>(flags.vision_cache_mib) << 20,
                                              .model_identity = folder.string()};
   auto engine = std::make_unique<engine::Engine>(std::move(loaded), engine_options);
-  log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
-      options.served_names.front(), url, engine->context_max(), tokens, flags.max_running);
+  const int64_t context = engine->context_max();
+  stops_loading.reset();
   server->serve(std::move(engine), flags.chat_options());
+  log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
+      options.served_names.front(), url, context, tokens, flags.max_running);
 
   wait_for(stop.first);
   log(LogLevel::info, "draining: requests under way have {} s; another signal ends them now", flags.drain_timeout_s);

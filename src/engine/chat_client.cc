@@ -1,7 +1,10 @@
 #include "engine/chat_client.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
+
+#include "prompt/pictures.h"
 
 namespace keye::engine {
 namespace {
@@ -23,8 +26,13 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   Call(ChatClient& client, ChatRequest request, std::shared_ptr<ChatListener> listener)
       : client_(client), engine_(client.engine_), request_(std::move(request)), listener_(std::move(listener)) {}
 
-  /// On a thread of the pool.
+  /// On a thread of a pool.
   void prepare(const std::stop_token& client_stops) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stage_ == Stage::over) return;
+      stage_ = Stage::preparing;
+    }
     const std::stop_callback on_stop(client_stops, [this] { stop_.request_stop(); });
     auto prompt = build();
     --client_.preparing_;
@@ -33,10 +41,19 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   }
 
   void abort(FinishReason reason) override {
-    const std::lock_guard lock(mutex_);
-    reason_ = reason;
-    stop_.request_stop();
-    if (id_) engine_.abort(*id_, reason);
+    std::optional<Error> error;
+    {
+      const std::lock_guard lock(mutex_);  // as long as it is held, the client waits for its threads
+      reason_ = reason;
+      stop_.request_stop();
+      if (id_) engine_.abort(*id_, reason);
+      if (stage_ != Stage::waiting) return;
+      stage_ = Stage::over;  // it need not wait for a thread only to hear that
+      request_ = {};
+      --client_.preparing_;
+      error = cancelled();
+    }
+    listener_->on_error(std::move(*error));
   }
 
   void hold(bool held) override {
@@ -51,6 +68,12 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
     bool started = false;
   };
 
+  enum class Stage : uint8_t { waiting, preparing, over };
+
+  Error cancelled() const {
+    if (client_.stopping_.stop_requested()) return {ErrorCode::unavailable, "the server is shutting down", ""};
+    return {ErrorCode::cancelled, "the request was cancelled", ""};
+  }
   Result<prompt::Prompt> build();
   void submit(prompt::Prompt prompt);
   ChatEvent split(TokenEvent&& event);
@@ -63,6 +86,7 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   std::vector<Split> replies_;
   std::mutex order_;  // of what the listener hears
   std::mutex mutex_;  // of the rest
+  Stage stage_ = Stage::waiting;
   std::optional<RequestId> id_;
   FinishReason reason_ = FinishReason::cancelled;
   bool held_ = false;
@@ -70,11 +94,16 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
 
 Result<prompt::Prompt> ChatClient::Call::build() {
   const prompt::PromptBuilder& prompts = engine_.prompts();
-  const auto cancelled = [] { return Error{ErrorCode::cancelled, "the request was cancelled", ""}; };
+  const auto& deadline = request_.request.deadline;
+  media::FetchPolicy fetch = client_.options_.fetch;
+  if (deadline) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline - Clock::now());
+    fetch.timeout = std::clamp(left, std::chrono::milliseconds(1), fetch.timeout);
+  }
   if (stop_.stop_requested()) return cancelled();
   Result<prompt::Prompt> prompt = Error{ErrorCode::internal, "no prompt", ""};
   if (const auto* conversation = std::get_if<prompt::Conversation>(&request_.source)) {
-    const prompt::MediaAccess access{.policy = client_.options_.fetch,
+    const prompt::MediaAccess access{.policy = fetch,
                                      .limits = client_.options_.limits,
                                      .pictures_max = client_.options_.pictures_max,
                                      .tokens_max = engine_.context_max(),
@@ -86,6 +115,7 @@ Result<prompt::Prompt> ChatClient::Call::build() {
     prompt = prompts.from_tokens(std::move(std::get<std::vector<int32_t>>(request_.source)));
   }
   if (stop_.stop_requested()) return cancelled();
+  if (deadline && Clock::now() >= *deadline) return Error{ErrorCode::deadline, "the request's time is over", ""};
   return prompt;
 }
 
@@ -145,7 +175,8 @@ ChatClient::ChatClient(Engine& engine, const ChatClientOptions& options)
     : engine_(engine),
       options_(options),
       reply_style_(style_of(engine.config())),
-      pool_(options.preparing_threads, "keye-prepare") {}
+      fetching_(options.preparing_threads, "keye-fetch"),
+      building_(options.preparing_threads, "keye-prepare") {}
 
 ChatClient::~ChatClient() { stopping_.request_stop(); }
 
@@ -154,8 +185,10 @@ Result<std::shared_ptr<ChatCall>> ChatClient::start(ChatRequest request, std::sh
     return make_error(ErrorCode::overloaded, "", "{} requests are being prepared", options_.preparing_max);
   }
   ++preparing_;
+  const auto* conversation = std::get_if<prompt::Conversation>(&request.source);
+  TaskPool& pool = conversation != nullptr && prompt::has_remote_pictures(conversation->messages) ? fetching_ : building_;
   const auto call = std::make_shared<Call>(*this, std::move(request), std::move(listener));
-  pool_.post([call, stop = stopping_.get_token()] { call->prepare(stop); });
+  pool.post([call, stop = stopping_.get_token()] { call->prepare(stop); });
   return std::shared_ptr<ChatCall>(call);
 }
 

@@ -68,7 +68,7 @@ struct ChatClientOptions {
   media::FetchPolicy fetch;
   media::MediaLimits limits;
   int pictures_max = 256;     // of one request
-  int preparing_threads = 8;  // requests whose pictures and prompts are prepared at the same time
+  int preparing_threads = 8;  // requests whose prompts are prepared at the same time, and as many that fetch pictures
   int preparing_max = 256;    // and those that wait for it; more are refused
 };
 
@@ -95,7 +95,8 @@ class ChatClient {
   prompt::ReplyStyle reply_style_;
   std::atomic<int> preparing_{0};
   std::stop_source stopping_;
-  TaskPool pool_;
+  TaskPool fetching_;  // those that depend on other hosts hold up nobody else
+  TaskPool building_;
 };
 
 }  // namespace keye::engine

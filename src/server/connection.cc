@@ -94,7 +94,6 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   const ResponseRecord& record() {
     record_.id = id_;
     record_.seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-    record_.complete = finished_ && backlog() == 0;
     return record_;
   }
   bool keep_alive() const { return keep_alive_ && request_.keep_alive && !connection_->shared_.draining; }
@@ -115,8 +114,10 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   /// The peer is gone, or the response complete.
   void detach() {
     const bool early = !finished_;
+    if (!closed_) record_.complete = finished_ && backlog() == 0;
     closed_ = true;
     output_.clear();
+    sending_ = 0;
     on_drain_ = nullptr;
     const auto callback = std::exchange(on_close_, nullptr);
     if (early && callback) callback();
@@ -233,33 +234,40 @@ void Connection::input_ended() {
   }
 }
 
-asio::awaitable<bool> Connection::wait_for_input(Clock::time_point deadline) {
-  while (input_.empty() && !input_ended_ && !closed_) {
+/// Until there are more than `looked_at` bytes.
+asio::awaitable<bool> Connection::wait_for_input(Clock::time_point deadline, size_t looked_at) {
+  while (input_.size() <= looked_at && !input_ended_ && !closed_) {
     if (Clock::now() >= deadline) co_return false;
     input_event_.expires_at(deadline);
     co_await input_event_.async_wait(kAwait);
   }
-  co_return !input_.empty() && !closed_;
+  co_return input_.size() > looked_at && !closed_;
 }
 
 asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   reading_request_ = false;
   input_.shrink_to_fit();
-  if (!co_await wait_for_input(Clock::now() + shared_.limits.idle_timeout)) co_return std::nullopt;
+  if (!co_await wait_for_input(Clock::now() + shared_.limits.idle_timeout, 0)) co_return std::nullopt;
   reading_request_ = true;
+  size_t looked_at = 0;  // of input that makes no sense to the parser before more of it comes
   const Clock::time_point deadline = Clock::now() + shared_.limits.header_timeout;
   HttpParser parser({shared_.limits.header_bytes_max, shared_.limits.body_bytes_max});
   while (parser.state() == HttpParser::State::header) {
-    if (!co_await wait_for_input(deadline)) {
+    if (!co_await wait_for_input(deadline, looked_at)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse({}, error_response(408, "the header of the request did not come in time"));
+      // Named, not temporaries: GCC 12 destroys those of a co_await twice.
+      const HttpRequest unknown;
+      HttpResponse late = error_response(408, "the header of the request did not come in time");
+      co_await refuse(unknown, std::move(late));
       co_return std::nullopt;
     }
     parser.push(input_);
+    looked_at = input_.size();
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.header(), parser.refusal());
+    HttpResponse refusal = parser.refusal();
+    co_await refuse(parser.header(), std::move(refusal));
     co_return std::nullopt;
   }
   if (std::optional<HttpResponse> refusal = shared_.hooks.screen(parser.header())) {
@@ -274,8 +282,10 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
 
 asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser parser, Clock::time_point deadline) {
   if (parser.state() == HttpParser::State::body && parser.expects_continue()) {
-    if (!co_await send("HTTP/1.1 100 Continue\r\n\r\n")) co_return std::nullopt;
+    std::string invitation = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (!co_await send(std::move(invitation))) co_return std::nullopt;
   }
+  size_t looked_at = 0;
   while (parser.state() == HttpParser::State::body) {
     const size_t before = counted_body_bytes_;
     counted_body_bytes_ = std::max<size_t>(parser.body_bytes(), parser.declared_length().value_or(0));
@@ -286,16 +296,19 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser par
       co_await refuse(parser.header(), std::move(busy));
       co_return std::nullopt;
     }
-    if (!co_await wait_for_input(deadline)) {
+    if (!co_await wait_for_input(deadline, looked_at)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse(parser.header(), error_response(408, "the body of the request did not come in time"));
+      HttpResponse late = error_response(408, "the body of the request did not come in time");
+      co_await refuse(parser.header(), std::move(late));
       co_return std::nullopt;
     }
     parser.push(input_);
+    looked_at = input_.size();
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.header(), parser.refusal());
+    HttpResponse refusal = parser.refusal();
+    co_await refuse(parser.header(), std::move(refusal));
     co_return std::nullopt;
   }
   co_return parser.take();
@@ -320,9 +333,12 @@ asio::awaitable<bool> Connection::answer(HttpRequest request) {
   const std::shared_ptr<HttpExchange> exchange = exchange_;
   ++shared_.answering;
   shared_.hooks.handler(exchange);
+  // Who has ended its side before the answer is there is taken to be gone, whether that came before or after this.
+  if (input_ended_ && !exchange->finished()) exchange->detach();
   while (!closed_) {
     if (exchange->has_output()) {
-      if (!co_await send(exchange->take_output())) break;
+      std::string output = exchange->take_output();
+      if (!co_await send(std::move(output))) break;
       continue;
     }
     if (exchange->finished() || exchange->closed()) break;
@@ -334,7 +350,7 @@ asio::awaitable<bool> Connection::answer(HttpRequest request) {
     const auto [error] = co_await output_event_.async_wait(kAwait);
     if (!error && exchange->pings()) exchange->ping();
   }
-  const bool goes_on = exchange->finished() && exchange->keep_alive() && !input_ended_ && !closed_;
+  const bool goes_on = exchange->finished() && exchange->keep_alive() && !closed_;
   exchange_.reset();
   exchange->detach();
   --shared_.answering;

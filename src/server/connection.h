@@ -42,7 +42,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Clock = std::chrono::steady_clock;
 
   boost::asio::awaitable<void> pump();
-  boost::asio::awaitable<bool> wait_for_input(Clock::time_point deadline);
+  boost::asio::awaitable<bool> wait_for_input(Clock::time_point deadline, size_t looked_at);
   /// The next request; nothing if the connection should end.
   boost::asio::awaitable<std::optional<HttpRequest>> read_request();
   boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, Clock::time_point deadline);

@@ -93,6 +93,12 @@ class Server:
         status, _, text = self.request("POST", path, body, **options)
         return status, json.loads(text)
 
+    def post_ok(self, path: str, body, **options):
+        """The JSON (or the text) of a response that must be a success."""
+        status, headers, text = self.request("POST", path, body, **options)
+        assert status == 200, (path, status, text)
+        return json.loads(text) if headers["Content-Type"].startswith("application/json") else text
+
     def chat(self, text_or_messages, **fields) -> dict:
         """The response to a chat request that must succeed."""
         messages = text_or_messages
