@@ -19,12 +19,15 @@ void add_model_flags(CLI::App& app, ServeFlags& f) {
       ->capture_default_str();
   app.add_option("--context-length", f.context_length, "tokens of one request, reply included (default: the model's)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30));
-  app.add_option("--threads", f.threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--threads", f.threads, "0: one for each processor")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   app.add_option("--isa", f.isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
   app.add_option("--trust-remote-code", f.trust_remote_code, "no effect: no code of a checkpoint is ever run")
       ->expected(0, 1)
       ->default_str("");
-  app.add_option("--model-loader-extra-config", f.loader_config, "JSON; no effect: weights are always loaded in parallel");
+  app.add_option("--model-loader-extra-config", f.loader_config,
+                 "JSON; no effect: weights are always loaded in parallel");
 }
 
 void add_engine_flags(CLI::App& app, ServeFlags& f) {
@@ -39,7 +42,8 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--max-queued-requests", f.max_queued, "replies that wait; more are answered with 429")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  app.add_option("--chunked-prefill-size", f.chunked_prefill, "tokens of prompts in one step; replies do not depend on it")
+  app.add_option("--chunked-prefill-size", f.chunked_prefill,
+                 "tokens of prompts in one step; replies do not depend on it")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_flag("--disable-radix-cache", f.disable_radix_cache, "nothing computed is kept for later requests");
@@ -49,7 +53,8 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--cuda-graph-max-bs", f.cuda_graph_max_bs, "no effect: there is no CUDA graph on a CPU");
   app.add_option("--attention-backend", f.attention_backend, "no effect: the kernels are chosen by processor (--isa)");
   app.add_option("--mm-attention-backend", f.mm_attention_backend, "no effect, likewise");
-  app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")->check(CLI::PositiveNumber);
+  app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")
+      ->check(CLI::PositiveNumber);
   app.add_option("--nnodes", f.nnodes, "nodes; only 1 for now")->check(CLI::PositiveNumber);
   app.add_option("--node-rank", f.node_rank, "of this node")->check(CLI::NonNegativeNumber);
   app.add_option("--dist-init-addr,--nccl-init-addr", f.dist_init_addr, "where nodes meet; no effect with one node");
@@ -68,7 +73,9 @@ void add_http_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::ExistingFile);
   app.add_option("--cors-origins", f.cors_origins, "origins of web pages that may call; \"*\": all (default: none)");
   app.add_option("--max-connections", f.connections_max, "")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--max-body-mib", f.body_max_mib, "of one request")->check(CLI::Range(1, 1 << 14))->capture_default_str();
+  app.add_option("--max-body-mib", f.body_max_mib, "of one request")
+      ->check(CLI::Range(1, 1 << 14))
+      ->capture_default_str();
   const CLI::Range seconds(0.001, 1e9);
   app.add_option("--request-timeout", f.request_timeout_s, "seconds for requests that name no timeout; 0: none")
       ->check(CLI::Range(0.0, 1e9))
@@ -91,18 +98,25 @@ void add_http_flags(CLI::App& app, ServeFlags& f) {
 }
 
 void add_media_flags(CLI::App& app, ServeFlags& f) {
-  app.add_option("--allowed-local-media-path", f.media_path, "folder below which file:// URLs may lie (default: none may)")
+  app.add_option("--allowed-local-media-path", f.media_path,
+                 "folder below which file:// URLs may lie (default: none may)")
       ->check(CLI::ExistingDirectory);
-  app.add_option("--allowed-media-domains", f.media_domains,
-                 "hosts that pictures may come from, and only these may have private addresses (default: any public one)");
-  app.add_option("--mm-max-concurrent-calls", f.media_calls, "requests whose pictures and prompts are prepared together")
+  app.add_option(
+      "--allowed-media-domains", f.media_domains,
+      "hosts that pictures may come from, and only these may have private addresses (default: any public one)");
+  app.add_option("--mm-max-concurrent-calls", f.media_calls,
+                 "requests whose pictures and prompts are prepared together")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_option("--mm-per-request-timeout", f.media_timeout_s, "seconds for fetching one picture")
       ->check(CLI::Range(0.001, 1e6))
       ->capture_default_str();
-  app.add_option("--max-media-mib", f.media_max_mib, "of one picture's file")->check(CLI::Range(1, 4096))->capture_default_str();
-  app.add_option("--max-pictures", f.pictures_max, "of one request")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--max-media-mib", f.media_max_mib, "of one picture's file")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--max-pictures", f.pictures_max, "of one request")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -121,13 +135,16 @@ void ServeFlags::add_to(CLI::App& app) {
 Result<void> ServeFlags::check() const {
   if (tp_size > 1) {
     return make_error(ErrorCode::unsupported, "--tp-size",
-                      "{} ranks are not supported yet; one process uses all processors of the machine: leave it out", tp_size);
+                      "{} ranks are not supported yet; one process uses all processors of the machine: leave it out",
+                      tp_size);
   }
   if (nnodes > 1) {
-    return make_error(ErrorCode::unsupported, "--nnodes", "{} nodes are not supported yet; start one server on each", nnodes);
+    return make_error(ErrorCode::unsupported, "--nnodes", "{} nodes are not supported yet; start one server on each",
+                      nnodes);
   }
   if (node_rank >= nnodes) {
-    return make_error(ErrorCode::invalid_argument, "--node-rank", "should be below --nnodes {}, got {}", nnodes, node_rank);
+    return make_error(ErrorCode::invalid_argument, "--node-rank", "should be below --nnodes {}, got {}", nnodes,
+                      node_rank);
   }
   if (tls.certificate.empty() != tls.key.empty()) {
     return make_error(ErrorCode::invalid_argument, tls.key.empty() ? "--ssl-certfile" : "--ssl-keyfile",
@@ -157,12 +174,14 @@ std::vector<std::string> ServeFlags::without_effect() const {
   for (const auto& [flag, value] : {std::pair("--attention-backend", attention_backend),
                                     std::pair("--mm-attention-backend", mm_attention_backend)}) {
     if (!value.empty()) {
-      lines.push_back(fmt::format("{} {} has no effect: the CPU's kernels are chosen by its instruction set (--isa)", flag, value));
+      lines.push_back(
+          fmt::format("{} {} has no effect: the CPU's kernels are chosen by its instruction set (--isa)", flag, value));
     }
   }
   if (cuda_graph_max_bs > 0) lines.emplace_back("--cuda-graph-max-bs has no effect: there are no CUDA graphs on a CPU");
   if (!loader_config.empty()) {
-    lines.emplace_back("--model-loader-extra-config has no effect: weights are always mapped and packed by all --threads");
+    lines.emplace_back(
+        "--model-loader-extra-config has no effect: weights are always mapped and packed by all --threads");
   }
   if (!dist_init_addr.empty()) lines.emplace_back("--dist-init-addr has no effect with one node");
   return lines;

@@ -1,5 +1,5 @@
-// The one door to a model for whoever has messages: pictures are fetched, the prompt is built, the engine asked, and what
-// it says split into thoughts and answer.
+// The one door to a model for whoever has messages: pictures are fetched, the prompt is built, the engine asked, and
+// what it says split into thoughts and answer.
 #pragma once
 
 #include <atomic>
@@ -18,20 +18,20 @@
 namespace keye::engine {
 
 /// What a prompt is made of.
-using PromptSource = std::variant<prompt::Conversation,     // messages, through the chat template
-                                  prompt::PlainPrompt,      // text as it is
-                                  std::vector<int32_t>>;    // token ids
+using PromptSource = std::variant<prompt::Conversation,   // messages, through the chat template
+                                  prompt::PlainPrompt,    // text as it is
+                                  std::vector<int32_t>>;  // token ids
 
 struct ChatRequest {
   PromptSource source;
-  Request request;                // without its prompt
+  Request request;                 // without its prompt
   bool separate_reasoning = true;  // otherwise all of a reply is content
 };
 
 /// What happened to one reply. Exactly one event of each reply has a finish.
 struct ChatEvent {
   int reply = 0;
-  std::string reasoning;         // both: what is new
+  std::string reasoning;  // both: what is new
   std::string content;
   std::optional<Sampled> token;  // that this event began with
   bool is_first = false;         // of the reply

@@ -81,8 +81,8 @@ Result<Value> read_part(const Value& given, const std::string& where) {
 Result<Value> read_content(const Value& content, const std::string& where) {
   if (content.is_string()) return content;
   if (!content.is(Kind::list)) {
-    return Error{ErrorCode::invalid_argument, fmt::format("should be a string or a list of parts, got {}", shown(content)),
-                 where};
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("should be a string or a list of parts, got {}", shown(content)), where};
   }
   text::Values parts;
   for (size_t i = 0; i < content.items().size(); ++i) {
@@ -100,10 +100,12 @@ Result<Value> read_message(const Value& given, const std::string& where) {
   KEYE_TRY(auto role, fields.string("role", 64));
   if (role == "developer") role = "system";
   if (role == "tool" || role == "function") {
-    return Error{ErrorCode::unsupported, fmt::format("messages of role \"{}\" are not supported yet", *role), where + ".role"};
+    return Error{ErrorCode::unsupported, fmt::format("messages of role \"{}\" are not supported yet", *role),
+                 where + ".role"};
   }
   if (role != "system" && role != "user" && role != "assistant") {
-    return fields.wrong("role", fmt::format("should be system, developer, user or assistant, got \"{}\"", role.value_or("")));
+    return fields.wrong("role",
+                        fmt::format("should be system, developer, user or assistant, got \"{}\"", role.value_or("")));
   }
   Dict message;
   message.set("role", Value(std::string_view(*role)));
@@ -120,7 +122,8 @@ Result<Value> read_message(const Value& given, const std::string& where) {
     }
     fields.find("refusal");  // OpenAI's own replies come back with it: nobody refused
     for (const char* call : {"tool_calls", "function_call", "audio"}) {
-      if (const Value* value = fields.find(call); value != nullptr && !(value->is(Kind::list) && value->items().empty())) {
+      if (const Value* value = fields.find(call);
+          value != nullptr && !(value->is(Kind::list) && value->items().empty())) {
         return Error{ErrorCode::unsupported, "is not supported yet", where + "." + call};
       }
     }
@@ -165,7 +168,8 @@ Result<engine::PromptSource> read_prompt(const Value& prompt, bool parse_special
   wrapped.set("ids", prompt);
   Fields fields(wrapped);
   if (!is_token_list(prompt)) {
-    return Error{ErrorCode::invalid_argument, fmt::format("should be a string or token ids, got {}", shown(prompt)), where};
+    return Error{ErrorCode::invalid_argument, fmt::format("should be a string or token ids, got {}", shown(prompt)),
+                 where};
   }
   auto ids = fields.token_ids("ids", size_t{1} << 24);
   if (!ids) return Error{ErrorCode::invalid_argument, ids.error().message, where};
@@ -173,8 +177,8 @@ Result<engine::PromptSource> read_prompt(const Value& prompt, bool parse_special
 }
 
 /// One or several.
-Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool parse_special, const std::string& where,
-                                                       bool& is_batch) {
+Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool parse_special,
+                                                       const std::string& where, bool& is_batch) {
   is_batch = prompt.is(Kind::list) && !is_token_list(prompt);
   std::vector<engine::PromptSource> sources;
   if (!is_batch) {
@@ -184,7 +188,8 @@ Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool
   }
   const size_t count = prompt.items().size();
   if (count < 1 || count > kPromptsMax) {
-    return Error{ErrorCode::invalid_argument, fmt::format("should have 1 to {} prompts, got {}", kPromptsMax, count), where};
+    return Error{ErrorCode::invalid_argument, fmt::format("should have 1 to {} prompts, got {}", kPromptsMax, count),
+                 where};
   }
   for (size_t i = 0; i < count; ++i) {
     KEYE_TRY(auto source, read_prompt(prompt.items()[i], parse_special, fmt::format("{}[{}]", where, i)));
@@ -307,7 +312,8 @@ Result<ApiRequest> read_generate_request(std::string_view body, const RequestRul
   const Value* ids = fields.find("input_ids");
   if ((text == nullptr) == (ids == nullptr)) return fields.wrong("text", "give one of text and input_ids");
   const char* name = text != nullptr ? "text" : "input_ids";
-  KEYE_TRY(auto sources, read_prompts(text != nullptr ? *text : *ids, parse_special.value_or(false), name, shape.is_batch));
+  KEYE_TRY(auto sources,
+           read_prompts(text != nullptr ? *text : *ids, parse_special.value_or(false), name, shape.is_batch));
   KEYE_TRY_VOID(fields.refuse_others());
   for (engine::PromptSource& source : sources) {
     api.chats.push_back({.source = std::move(source), .request = request, .separate_reasoning = false});

@@ -32,7 +32,8 @@ std::string new_id() {
 std::string id_of(const HttpRequest& request) {
   const std::string_view given = request.header("x-request-id");
   const bool is_harmless = !given.empty() && given.size() <= 128 && std::all_of(given.begin(), given.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+           c == '.';
   });
   return is_harmless ? std::string(given) : new_id();
 }

@@ -55,7 +55,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::io_context& io_;
   std::unique_ptr<Transport> transport_;
   ConnectionShared& shared_;
-  boost::asio::steady_timer input_event_;   // expires or is cancelled: there is input, room for it, or none any more
+  boost::asio::steady_timer input_event_;  // expires or is cancelled: there is input, room for it, or none any more
   boost::asio::steady_timer room_event_;
   boost::asio::steady_timer output_event_;  // there is something to write, or it is time for a ping
   boost::asio::steady_timer write_timer_;

@@ -87,7 +87,8 @@ Result<std::vector<std::string>> Fields::strings(std::string_view name, size_t c
   std::vector<std::string> strings;
   const Value* value = find(name);
   if (value == nullptr) return strings;
-  const std::string what = fmt::format("a string or a list of at most {}, each of at most {} bytes", count_max, bytes_max);
+  const std::string what =
+      fmt::format("a string or a list of at most {}, each of at most {} bytes", count_max, bytes_max);
   const auto add = [&](const Value& item) {
     if (!item.is_string() || item.text().size() > bytes_max) return false;
     strings.push_back(item.text());

@@ -30,8 +30,8 @@ class HttpParser {
   HttpParser(HttpParser&&) noexcept;
   HttpParser& operator=(HttpParser&&) noexcept;
 
-  /// Takes bytes off the front of `input`: all up to the end of the request. May be called again as long as the state is
-  /// `header` or `body`.
+  /// Takes bytes off the front of `input`: all up to the end of the request. May be called again as long as the state
+  /// is `header` or `body`.
   State push(std::string& input);
   State state() const { return state_; }
   /// Whether any byte of the request has come.

@@ -60,7 +60,8 @@ struct Metrics::Impl {
   std::mutex mutex;  // of the maps
   std::map<std::string, Gauge*> gauges;
   std::map<std::string, Counter*> totals;
-  Histogram& first_token = histogram("keye_time_to_first_token_seconds", "From a request to its first token.", kFirstToken);
+  Histogram& first_token =
+      histogram("keye_time_to_first_token_seconds", "From a request to its first token.", kFirstToken);
   Histogram& next_token = histogram("keye_inter_token_latency_seconds", "From a token to the next one.", kNextToken);
   Histogram& whole = histogram("keye_e2e_request_latency_seconds", "From a request to the end of a reply.", kWhole);
   Histogram& queued = histogram("keye_queue_time_seconds", "From a request's preparation to its first step.", kPart);

@@ -105,7 +105,8 @@ OrderedJson ReplyWriter::chat_logprobs(std::span<const Sampled> tokens) const {
   for (const Sampled& token : tokens) {
     OrderedJson item = entry(token.token, token.logprob);
     item["top_logprobs"] = OrderedJson::array();
-    for (const engine::TokenLogprob& other : token.top) item["top_logprobs"].push_back(entry(other.token, other.logprob));
+    for (const engine::TokenLogprob& other : token.top)
+      item["top_logprobs"].push_back(entry(other.token, other.logprob));
     content.push_back(std::move(item));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};

@@ -31,7 +31,7 @@ struct Choice {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t reasoning_tokens = 0;
-  double seconds = 0;  // from the request to the end
+  double seconds = 0;            // from the request to the end
   size_t last_token_offset = 0;  // of the newest token's text, in bytes
 };
 

@@ -33,8 +33,8 @@ Result<void> read_logit_bias(Fields& fields, engine::SamplingParams& sampling) {
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), token);
     const bool is_number = value.is(Kind::integer) || value.is(Kind::real);
     if (error != std::errc() || end != name.data() + name.size() || !is_number) {
-      return fields.wrong("logit_bias", fmt::format("should map token ids to numbers, got \"{}\": {}", name.substr(0, 40),
-                                                    shown(value)));
+      return fields.wrong("logit_bias", fmt::format("should map token ids to numbers, got \"{}\": {}",
+                                                    name.substr(0, 40), shown(value)));
     }
     sampling.logit_bias.emplace_back(token, static_cast<float>(value.real()));
   }
@@ -118,7 +118,8 @@ Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Requ
   if (name && !name->empty()) {
     if (std::find(rules.served_names.begin(), rules.served_names.end(), *name) == rules.served_names.end()) {
       return Error{ErrorCode::not_found,
-                   fmt::format("there is no model \"{}\"; served is \"{}\"", *name, rules.served_names.front()), "model"};
+                   fmt::format("there is no model \"{}\"; served is \"{}\"", *name, rules.served_names.front()),
+                   "model"};
     }
     shape.model = *name;
   }
@@ -129,8 +130,8 @@ Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Requ
   KEYE_TRY(const auto timeout, fields.number("timeout", 1e-3, 1e7));
   const double seconds = timeout.value_or(std::chrono::duration<double>(rules.timeout).count());
   if (seconds > 0) {
-    request.deadline =
-        engine::Clock::now() + std::chrono::duration_cast<engine::Clock::duration>(std::chrono::duration<double>(seconds));
+    request.deadline = engine::Clock::now() +
+                       std::chrono::duration_cast<engine::Clock::duration>(std::chrono::duration<double>(seconds));
   }
   KEYE_TRY(const auto salt, fields.string("cache_salt", 256));
   request.cache_salt = rules.tenant + "/" + salt.value_or("");

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "server/api_request.h"
-#include "server/fields.h"
 #include "server/field_table.h"
+#include "server/fields.h"
 
 namespace keye::server {
 
@@ -22,8 +22,8 @@ Result<void> read_sampling(Fields& fields, engine::Request& request);
 /// model, rid, priority, timeout, cache_salt, n.
 Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Request& request, ReplyShape& shape);
 Result<void> read_stream(Fields& fields, ReplyShape& shape);
-/// Refuses the fields of the table that are not supported, as far as they were sent and would change anything, and marks
-/// those without effect as known.
+/// Refuses the fields of the table that are not supported, as far as they were sent and would change anything, and
+/// marks those without effect as known.
 Result<void> read_unsupported(Fields& fields, const std::vector<FieldRow>& table);
 
 }  // namespace keye::server

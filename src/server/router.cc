@@ -27,10 +27,10 @@ bool takes(const Route& route, std::string_view method) {
 std::string_view Router::key_of(const HttpRequest& request) {
   const std::string_view authorization = request.header("authorization");
   constexpr std::string_view kBearer = "bearer ";
-  const bool is_bearer =
-      authorization.size() > kBearer.size() &&
-      std::equal(kBearer.begin(), kBearer.end(), authorization.begin(),
-                 [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? static_cast<char>(b - 'A' + 'a') : b); });
+  const bool is_bearer = authorization.size() > kBearer.size() &&
+                         std::equal(kBearer.begin(), kBearer.end(), authorization.begin(), [](char a, char b) {
+                           return a == (b >= 'A' && b <= 'Z' ? static_cast<char>(b - 'A' + 'a') : b);
+                         });
   if (is_bearer) return authorization.substr(kBearer.size());
   return request.header("x-api-key");
 }
@@ -68,7 +68,8 @@ HttpHeaders Router::cors_headers(const HttpRequest& request) const {
 std::optional<HttpResponse> Router::screen(const HttpRequest& request) const {
   if (request.method == "OPTIONS") {
     HttpHeaders headers = cors_headers(request);
-    if (headers.empty()) return error_response(405, "OPTIONS is for pages of other origins, and none may call this server");
+    if (headers.empty())
+      return error_response(405, "OPTIONS is for pages of other origins, and none may call this server");
     headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     headers.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-API-Key, X-Request-Id");
     headers.emplace_back("Access-Control-Max-Age", "600");
@@ -77,10 +78,11 @@ std::optional<HttpResponse> Router::screen(const HttpRequest& request) const {
   const Route* route = find(request, true);
   // Whoever has no key does not learn which paths there are.
   if (!is_allowed(request, route == nullptr ? Access::key : route->access)) {
-    HttpResponse response = error_response(
-        401, route != nullptr && route->access == Access::admin ? "this path needs the admin key, as Authorization: Bearer KEY"
-                                                                : "an API key is needed, as Authorization: Bearer KEY",
-        {}, {}, "invalid_api_key");
+    HttpResponse response = error_response(401,
+                                           route != nullptr && route->access == Access::admin
+                                               ? "this path needs the admin key, as Authorization: Bearer KEY"
+                                               : "an API key is needed, as Authorization: Bearer KEY",
+                                           {}, {}, "invalid_api_key");
     response.headers.emplace_back("WWW-Authenticate", "Bearer");
     return response;
   }

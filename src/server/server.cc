@@ -52,14 +52,14 @@ Server::~Server() { stop(); }
 Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options) {
   auto server = std::unique_ptr<Server>(new Server(options));
   Server* self = server.get();
-  KEYE_TRY(server->http_,
-           HttpServer::start(options.http,
-                             {.screen = [self](const HttpRequest& request) { return self->router_.screen(request); },
-                              .handler = [self](std::shared_ptr<Exchange> exchange) { self->router_.handle(exchange); },
-                              .headers = [self](const HttpRequest& request) { return self->router_.cors_headers(request); },
-                              .ended = [self](const HttpRequest& request, const ResponseRecord& record) {
-                                self->log_response(request, record);
-                              }}));
+  KEYE_TRY(
+      server->http_,
+      HttpServer::start(options.http,
+                        {.screen = [self](const HttpRequest& request) { return self->router_.screen(request); },
+                         .handler = [self](std::shared_ptr<Exchange> exchange) { self->router_.handle(exchange); },
+                         .headers = [self](const HttpRequest& request) { return self->router_.cors_headers(request); },
+                         .ended = [self](const HttpRequest& request,
+                                         const ResponseRecord& record) { self->log_response(request, record); }}));
   return server;
 }
 
@@ -110,8 +110,9 @@ void Server::log_response(const HttpRequest& request, const ResponseRecord& reco
 bool Server::is_ready(Exchange& exchange) const {
   const State state = state_.load();
   if (state == State::ready) return true;
-  HttpResponse response = error_response(
-      503, state == State::loading ? "the model is being loaded" : "the server is shutting down", {}, {}, "unavailable");
+  HttpResponse response =
+      error_response(503, state == State::loading ? "the model is being loaded" : "the server is shutting down", {}, {},
+                     "unavailable");
   response.headers.emplace_back("Retry-After", state == State::loading ? "5" : "1");
   exchange.respond(std::move(response));
   return false;
@@ -220,7 +221,8 @@ void Server::health(Exchange& exchange) const {
   if (state == State::ready) {
     const engine::EngineStats stats = engine_->stats();
     const bool has_work = stats.running > 0 || stats.waiting > 0;
-    if (has_work && stats.seconds_since_step > std::chrono::duration<double>(options_.stuck_after).count()) status = "stuck";
+    if (has_work && stats.seconds_since_step > std::chrono::duration<double>(options_.stuck_after).count())
+      status = "stuck";
   }
   exchange.respond(json_response({{"status", status}}, status == "ok" ? 200 : 503));
 }
@@ -284,8 +286,8 @@ void Server::server_info(Exchange& exchange) const {
     const engine::EngineStats stats = engine_->stats();
     json["context_length"] = engine_->context_max();
     json["max_total_num_tokens"] = int64_t{stats.pages_total} * ops::kPageTokens;
-    json["state"] = {{"running", stats.running},       {"waiting", stats.waiting},
-                     {"kv_pages", stats.pages_total},  {"kv_pages_used", stats.pages_used},
+    json["state"] = {{"running", stats.running},          {"waiting", stats.waiting},
+                     {"kv_pages", stats.pages_total},     {"kv_pages_used", stats.pages_used},
                      {"kv_pages_kept", stats.pages_kept}, {"connections", http_->stats().connections}};
   }
   exchange.respond(json_response(json));
@@ -326,7 +328,8 @@ void Server::detokenize(Exchange& exchange) const {
     KEYE_TRY_VOID(fields.string("model", 1024));
     KEYE_TRY(const auto skip, fields.boolean("skip_special_tokens"));
     const text::Value* given = fields.find("tokens");
-    if (given == nullptr || !given->is(text::Kind::list)) return fields.wrong("tokens", "should be a list of token ids");
+    if (given == nullptr || !given->is(text::Kind::list))
+      return fields.wrong("tokens", "should be a list of token ids");
     OrderedJson texts = OrderedJson::array();
     const bool is_batch = !given->items().empty() && given->items()[0].is(text::Kind::list);
     const auto decode = [&](const text::Value& list) -> Result<void> {

@@ -25,7 +25,7 @@ struct ServerOptions {
   std::vector<std::string> served_names;  // at least one
   std::string model_path;
   std::string version;
-  std::chrono::milliseconds request_timeout{0};  // of requests that name none; 0: none
+  std::chrono::milliseconds request_timeout{0};    // of requests that name none; 0: none
   std::chrono::milliseconds stuck_after{300'000};  // a step that takes longer makes the server unhealthy
   bool log_requests = false;
   OrderedJson flags;  // as they were given, for /get_server_info; without secrets
@@ -42,8 +42,8 @@ class Server {
 
   /// Ready: requests are answered from now on.
   void serve(std::unique_ptr<engine::Engine> engine, const engine::ChatClientOptions& options);
-  /// Not ready any more: new requests are refused, those under way go on. Returns when they are done, the time is over, or
-  /// `hurry` is requested.
+  /// Not ready any more: new requests are refused, those under way go on. Returns when they are done, the time is over,
+  /// or `hurry` is requested.
   void drain(std::chrono::milliseconds timeout, const std::stop_token& hurry);
   /// Ends all that is under way, and the threads.
   void stop();
