@@ -72,9 +72,10 @@ Result<int> serve(const ServeFlags& flags) {
                                              .vision_cache_bytes = static_cast<size_t>(flags.vision_cache_mib) << 20,
                                              .model_identity = folder.string()};
   auto engine = std::make_unique<engine::Engine>(std::move(loaded), engine_options);
-  log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
-      options.served_names.front(), url, engine->context_max(), tokens, flags.max_running);
+  const int64_t context = engine->context_max();
   server->serve(std::move(engine), flags.chat_options());
+  log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
+      options.served_names.front(), url, context, tokens, flags.max_running);
 
   wait_for(stop.first);
   log(LogLevel::info, "draining: requests under way have {} s; another signal ends them now", flags.drain_timeout_s);
