@@ -165,6 +165,7 @@ void ApiReply::on_prompt(size_t index, std::shared_ptr<const prompt::Prompt> pro
   for (size_t i = 0; i < replies_each_; ++i) {
     choices_[index * replies_each_ + i].prompt_tokens = static_cast<int64_t>(prompt->tokens.size());
   }
+  if (!prompt->vision.empty()) context_.metrics.observe_media(seconds_since(arrived_));
   prompts_[index] = std::move(prompt);
   if (!request_.shape.stream) return;
   open_stream();

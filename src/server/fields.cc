@@ -137,7 +137,8 @@ Result<const text::Dict*> Fields::object(std::string_view name) {
 Result<void> Fields::refuse_others() const {
   for (const auto& [key, value] : object_.items()) {
     const std::string name = key.is_string() ? key.text() : "";
-    if (!known_.contains(name)) return wrong(name.substr(0, 100), "is not a field of this request");
+    if (!known_.contains(name) && !value.is(Kind::none))
+      return wrong(name.substr(0, 100), "is not a field of this request");
   }
   return {};
 }

@@ -19,7 +19,9 @@ Result<text::Value> parse_body(std::string_view body);
 engine::Request default_request(const RequestRules& rules);
 /// temperature ... logit_bias, stop, seed.
 Result<void> read_sampling(Fields& fields, engine::Request& request);
-/// model, rid, priority, timeout, cache_salt, n.
+/// rid, priority, timeout, cache_salt: when, and what it may share.
+Result<void> read_scheduling(Fields& fields, const RequestRules& rules, engine::Request& request, ReplyShape& shape);
+/// Those, and model and n.
 Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Request& request, ReplyShape& shape);
 Result<void> read_stream(Fields& fields, ReplyShape& shape);
 /// Refuses the fields of the table that are not supported, as far as they were sent and would change anything, and

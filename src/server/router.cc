@@ -22,6 +22,13 @@ bool takes(const Route& route, std::string_view method) {
   return method == both.substr(0, bar) || (bar != std::string_view::npos && method == both.substr(bar + 1));
 }
 
+std::string allowed_methods(const Route& route) {
+  std::string allowed = route.method;
+  if (const size_t bar = allowed.find('|'); bar != std::string::npos) allowed.replace(bar, 1, ", ");
+  if (allowed.starts_with("GET")) allowed.insert(3, ", HEAD");
+  return allowed;
+}
+
 }  // namespace
 
 std::string_view Router::key_of(const HttpRequest& request) {
@@ -54,6 +61,16 @@ bool Router::is_allowed(const HttpRequest& request, Access access) const {
   return is_known;
 }
 
+HttpResponse Router::key_needed(Access access) {
+  HttpResponse response =
+      error_response(401,
+                     access == Access::admin ? "this needs the admin key, as Authorization: Bearer KEY"
+                                             : "an API key is needed, as Authorization: Bearer KEY",
+                     {}, {}, "invalid_api_key");
+  response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return response;
+}
+
 HttpHeaders Router::cors_headers(const HttpRequest& request) const {
   const std::string_view origin = request.header("origin");
   if (origin.empty() || origins_.empty()) return {};
@@ -68,8 +85,12 @@ HttpHeaders Router::cors_headers(const HttpRequest& request) const {
 std::optional<HttpResponse> Router::screen(const HttpRequest& request) const {
   if (request.method == "OPTIONS") {
     HttpHeaders headers = cors_headers(request);
-    if (headers.empty())
-      return error_response(405, "OPTIONS is for pages of other origins, and none may call this server");
+    if (headers.empty()) {
+      HttpResponse refusal =
+          error_response(405, "OPTIONS is for pages of other origins, and none or not this one may call");
+      refusal.headers.emplace_back("Allow", "GET, HEAD, POST");
+      return refusal;
+    }
     headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     headers.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-API-Key, X-Request-Id");
     headers.emplace_back("Access-Control-Max-Age", "600");
@@ -78,20 +99,12 @@ std::optional<HttpResponse> Router::screen(const HttpRequest& request) const {
   const Route* route = find(request, true);
   // Whoever has no key does not learn which paths there are.
   if (!is_allowed(request, route == nullptr ? Access::key : route->access)) {
-    HttpResponse response = error_response(401,
-                                           route != nullptr && route->access == Access::admin
-                                               ? "this path needs the admin key, as Authorization: Bearer KEY"
-                                               : "an API key is needed, as Authorization: Bearer KEY",
-                                           {}, {}, "invalid_api_key");
-    response.headers.emplace_back("WWW-Authenticate", "Bearer");
-    return response;
+    return key_needed(route == nullptr ? Access::key : route->access);
   }
   if (route == nullptr) return error_response(404, fmt::format("there is nothing at {}", request.path.substr(0, 200)));
   if (find(request, false) == nullptr) {
     HttpResponse response = error_response(405, fmt::format("{} takes {}", route->path, route->method));
-    std::string allowed = route->method;
-    if (const size_t bar = allowed.find('|'); bar != std::string::npos) allowed.replace(bar, 1, ", ");
-    response.headers.emplace_back("Allow", allowed);
+    response.headers.emplace_back("Allow", allowed_methods(*route));
     return response;
   }
   return std::nullopt;

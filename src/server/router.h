@@ -45,6 +45,8 @@ class Router {
   /// Headers that let the page's origin read a response; none where CORS is off.
   HttpHeaders cors_headers(const HttpRequest& request) const;
   bool is_allowed(const HttpRequest& request, Access access) const;
+  /// 401, for who is not allowed.
+  static HttpResponse key_needed(Access access);
   /// The key of "Authorization: Bearer KEY" or "X-API-Key: KEY"; empty if there is none.
   static std::string_view key_of(const HttpRequest& request);
 

@@ -333,6 +333,7 @@ void Server::detokenize(Exchange& exchange) const {
     OrderedJson texts = OrderedJson::array();
     const bool is_batch = !given->items().empty() && given->items()[0].is(text::Kind::list);
     const auto decode = [&](const text::Value& list) -> Result<void> {
+      if (!list.is(text::Kind::list)) return fields.wrong("tokens", "should be a list of token ids, or of such lists");
       text::Dict one;
       one.set("tokens", list);
       Fields inner(one);
@@ -353,23 +354,20 @@ void Server::detokenize(Exchange& exchange) const {
 }
 
 void Server::abort_request(Exchange& exchange) {
-  const auto read = [&]() -> Result<OrderedJson> {
+  const bool is_admin = router_.is_allowed(exchange.request(), Access::admin);
+  const auto read = [&]() -> Result<std::optional<int>> {
     KEYE_TRY(const text::Value whole, body_of(exchange));
     Fields fields(whole.dict());
     KEYE_TRY(const auto rid, fields.string("rid", 128));
     KEYE_TRY(const auto all, fields.boolean("abort_all"));
     KEYE_TRY_VOID(fields.refuse_others());
-    if (all.value_or(false)) {
-      if (!router_.is_allowed(exchange.request(), Access::admin)) {
-        return Error{ErrorCode::invalid_argument, "needs the admin key", "abort_all"};
-      }
-      return OrderedJson{{"aborted", open_.abort_all()}};
-    }
+    if (all.value_or(false)) return is_admin ? std::optional<int>(open_.abort_all()) : std::nullopt;
     if (!rid || rid->empty()) return fields.wrong("rid", "give the id of a response, or abort_all");
-    return OrderedJson{{"aborted", open_.abort(tenant(exchange.request()), *rid) ? 1 : 0}};
+    return std::optional<int>(open_.abort(tenant(exchange.request()), *rid) ? 1 : 0);
   };
-  const auto json = read();
-  exchange.respond(json ? json_response(*json) : error_response(json.error()));
+  const auto aborted = read();
+  if (!aborted) return exchange.respond(error_response(aborted.error()));
+  exchange.respond(*aborted ? json_response({{"aborted", **aborted}}) : Router::key_needed(Access::admin));
 }
 
 }  // namespace keye::server
