@@ -361,7 +361,7 @@ class Curl(unittest.TestCase):
         with process:
             first = process.stdout.readline()
             # The first line is there while the server still works on the rest.
-            self.assertEqual(self.server.metrics()["keye_num_running_reqs"], 1)
+            self.server.wait_until(lambda: self.server.metrics()["keye_num_running_reqs"] == 1, "the reply runs")
             lines = [first, *process.stdout]
         self.assertEqual(process.returncode, 0)
         events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
