@@ -198,6 +198,12 @@ Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool
   return sources;
 }
 
+Result<void> check_replies(const Fields& fields, std::string_view name, size_t prompts, int replies) {
+  if (prompts * static_cast<size_t>(replies) <= kPromptsMax) return {};
+  return fields.wrong(
+      name, fmt::format("{} prompts of {} replies each are more than {} replies", prompts, replies, kPromptsMax));
+}
+
 }  // namespace
 
 Result<ApiRequest> read_chat_request(std::string_view body, const RequestRules& rules) {
@@ -259,10 +265,7 @@ Result<ApiRequest> read_completion_request(std::string_view body, const RequestR
   if (prompt == nullptr) return fields.wrong("prompt", "is missing");
   KEYE_TRY(auto sources, read_prompts(*prompt, parse_special.value_or(false), "prompt", shape.is_batch));
   KEYE_TRY_VOID(fields.refuse_others());
-  if (sources.size() * static_cast<size_t>(request.replies) > kPromptsMax) {
-    return fields.wrong("n", fmt::format("{} prompts of {} replies each are more than {} replies", sources.size(),
-                                         request.replies, kPromptsMax));
-  }
+  KEYE_TRY_VOID(check_replies(fields, "n", sources.size(), request.replies));
   for (engine::PromptSource& source : sources) {
     api.chats.push_back({.source = std::move(source), .request = request, .separate_reasoning = false});
   }
@@ -315,6 +318,7 @@ Result<ApiRequest> read_generate_request(std::string_view body, const RequestRul
   KEYE_TRY(auto sources,
            read_prompts(text != nullptr ? *text : *ids, parse_special.value_or(false), name, shape.is_batch));
   KEYE_TRY_VOID(fields.refuse_others());
+  KEYE_TRY_VOID(check_replies(fields, "sampling_params.n", sources.size(), request.replies));
   for (engine::PromptSource& source : sources) {
     api.chats.push_back({.source = std::move(source), .request = request, .separate_reasoning = false});
   }
