@@ -1,5 +1,6 @@
 #include "server/api_reply.h"
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -166,6 +167,8 @@ void ApiReply::on_prompt(size_t index, std::shared_ptr<const prompt::Prompt> pro
     choices_[index * replies_each_ + i].prompt_tokens = static_cast<int64_t>(prompt->tokens.size());
   }
   prompts_[index] = std::move(prompt);
+  if (std::all_of(prompts_.begin(), prompts_.end(), [](const auto& ready) { return ready != nullptr; }))
+    exchange_->body_done();
   if (!request_.shape.stream) return;
   open_stream();
 }
