@@ -43,6 +43,7 @@ Result<int> serve(const ServeFlags& flags) {
   options.http.limits = flags.http_limits();
   KEYE_TRY(options.keys, flags.keys());
   options.cors_origins = flags.cors_origins;
+  options.allowed_hosts = flags.allowed_hosts;
   options.served_names = flags.served_names;
   if (options.served_names.empty()) options.served_names = {folder.filename().string()};
   options.model_path = folder.string();

@@ -70,6 +70,9 @@ void add_http_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--ssl-ca-certs", f.tls.client_ca, "PEM: clients must show a certificate signed by one of these")
       ->check(CLI::ExistingFile);
   app.add_option("--cors-origins", f.cors_origins, "origins of web pages that may call; \"*\": all (default: none)");
+  app.add_option("--allowed-hosts", f.allowed_hosts,
+                 "names that requests may call a server by that has no keys and listens on loopback, besides "
+                 "localhost; \"*\": any");
   app.add_option("--max-connections", f.connections_max, "")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--max-body-mib", f.body_max_mib, "of one request")
       ->check(CLI::Range(1, 1 << 14))
@@ -88,6 +91,13 @@ void add_http_flags(CLI::App& app, ServeFlags& f) {
       ->check(seconds)
       ->capture_default_str();
   app.add_option("--idle-timeout", f.idle_timeout_s, "seconds between two requests of a connection")
+      ->check(seconds)
+      ->capture_default_str();
+  app.add_option("--header-timeout", f.header_timeout_s,
+                 "seconds for the header of a request, and for the greeting of TLS")
+      ->check(seconds)
+      ->capture_default_str();
+  app.add_option("--body-timeout", f.body_timeout_s, "seconds for the body of a request")
       ->check(seconds)
       ->capture_default_str();
   app.add_option("--watchdog-timeout", f.watchdog_timeout_s, "seconds of one step after which /health says stuck")
@@ -111,6 +121,9 @@ void add_media_flags(CLI::App& app, ServeFlags& f) {
       ->capture_default_str();
   app.add_option("--max-media-mib", f.media_max_mib, "of one picture's file")
       ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--max-picture-pixels", f.pixels_max, "of one picture, as its header says")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
       ->capture_default_str();
   app.add_option("--max-pictures", f.pictures_max, "of one request")
       ->check(CLI::Range(1, 1 << 20))
@@ -211,6 +224,8 @@ server::HttpLimits ServeFlags::http_limits() const {
   limits.ping_interval = to_ms(ping_interval_s);
   limits.write_timeout = to_ms(write_timeout_s);
   limits.idle_timeout = to_ms(idle_timeout_s);
+  limits.header_timeout = to_ms(header_timeout_s);
+  limits.body_timeout = to_ms(body_timeout_s);
   return limits;
 }
 
@@ -219,7 +234,9 @@ engine::ChatClientOptions ServeFlags::chat_options() const {
   if (!media_path.empty()) options.fetch.local_root = media_path;
   options.fetch.domains = media_domains;
   options.fetch.timeout = to_ms(media_timeout_s);
+  options.fetch.all_timeout = 4 * options.fetch.timeout;
   options.limits.bytes_max = static_cast<size_t>(media_max_mib) << 20;
+  options.limits.pixels_max = pixels_max;
   options.pictures_max = pictures_max;
   options.preparing_threads = media_calls;
   options.preparing_max = max_queued + max_running;

@@ -67,9 +67,11 @@ class ChatCall {
 struct ChatClientOptions {
   media::FetchPolicy fetch;
   media::MediaLimits limits;
-  int pictures_max = 256;     // of one request
-  int preparing_threads = 8;  // requests whose pictures and prompts are prepared at the same time
-  int preparing_max = 256;    // and those that wait for it; more are refused
+  int pictures_max = 256;                        // of one request
+  int preparing_threads = 8;                     // requests with pictures that are prepared at the same time
+  int text_threads = 2;                          // and those without, which wait for nobody's server
+  int preparing_max = 256;                       // and those that wait for it; more are refused
+  int64_t picture_bytes_max = int64_t{4} << 30;  // prepared pictures of all calls that are not over; more are refused
 };
 
 class ChatClient {
@@ -94,8 +96,10 @@ class ChatClient {
   ChatClientOptions options_;
   prompt::ReplyStyle reply_style_;
   std::atomic<int> preparing_{0};
+  std::shared_ptr<std::atomic<int64_t>> picture_bytes_ = std::make_shared<std::atomic<int64_t>>(0);  // calls outlive us
   std::stop_source stopping_;
   TaskPool pool_;
+  TaskPool text_pool_;
 };
 
 }  // namespace keye::engine

@@ -61,7 +61,7 @@ class EngineLoop {
   /// The picture that is being encoded.
   struct VisionJob {
     PictureNeed need;
-    Digest content;
+    Digest key;  // in the cache
     prompt::ImagePatches patches;
     std::shared_ptr<Tensor> features;
   };

@@ -48,6 +48,9 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   const HttpRequest& request() const override { return request_; }
   const std::string& id() const override { return id_; }
   std::string take_body() override { return std::move(request_.body); }
+  void body_done() override {
+    if (!closed_) connection_->release_body();
+  }
   void post(std::function<void()> task) override {
     asio::post(io_, [self = shared_from_this(), task = std::move(task)] { task(); });
   }
@@ -196,14 +199,17 @@ asio::awaitable<void> Connection::run() {
     bool goes_on = true;
     while (goes_on && !closed_) {
       std::optional<HttpRequest> request = co_await read_request();
-      shared_.body_bytes -= std::exchange(counted_body_bytes_, 0);
       if (!request) break;
       goes_on = co_await answer(std::move(*request));
+      release_body();
     }
     if (!closed_) co_await linger();
   }
+  release_body();
   close();
 }
+
+void Connection::release_body() { shared_.body_bytes -= std::exchange(counted_body_bytes_, 0); }
 
 // -- reading -----------------------------------------------------------------
 
@@ -234,29 +240,32 @@ void Connection::input_ended() {
   }
 }
 
-asio::awaitable<bool> Connection::wait_for_input(Clock::time_point deadline) {
-  while (input_.empty() && !input_ended_ && !closed_) {
+/// For more than the bytes that are known: those that the parser left wait for the rest of their line.
+asio::awaitable<bool> Connection::wait_for_input(size_t known, Clock::time_point deadline) {
+  while (input_.size() <= known && !input_ended_ && !closed_) {
     if (Clock::now() >= deadline) co_return false;
     input_event_.expires_at(deadline);
     co_await input_event_.async_wait(kAwait);
   }
-  co_return !input_.empty() && !closed_;
+  co_return input_.size() > known && !closed_;
 }
 
 asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   reading_request_ = false;
   input_.shrink_to_fit();
-  if (!co_await wait_for_input(Clock::now() + shared_.limits.idle_timeout)) co_return std::nullopt;
+  if (!co_await wait_for_input(0, Clock::now() + shared_.limits.idle_timeout)) co_return std::nullopt;
   reading_request_ = true;
   const Clock::time_point deadline = Clock::now() + shared_.limits.header_timeout;
   HttpParser parser({shared_.limits.header_bytes_max, shared_.limits.body_bytes_max});
+  size_t known = 0;
   while (parser.state() == HttpParser::State::header) {
-    if (!co_await wait_for_input(deadline)) {
+    if (!co_await wait_for_input(known, deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
       co_await refuse({}, error_response(408, "the header of the request did not come in time"));
       co_return std::nullopt;
     }
     parser.push(input_);
+    known = input_.size();
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
@@ -270,10 +279,11 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
       co_return std::nullopt;
     }
   }
-  co_return co_await read_body(std::move(parser), Clock::now() + shared_.limits.body_timeout);
+  co_return co_await read_body(std::move(parser), known);
 }
 
-asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser parser, Clock::time_point deadline) {
+asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser parser, size_t known) {
+  const Clock::time_point deadline = Clock::now() + shared_.limits.body_timeout;
   if (parser.state() == HttpParser::State::body && parser.expects_continue()) {
     if (!co_await send("HTTP/1.1 100 Continue\r\n\r\n")) co_return std::nullopt;
   }
@@ -287,12 +297,13 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser par
       co_await refuse(parser.header(), std::move(busy));
       co_return std::nullopt;
     }
-    if (!co_await wait_for_input(deadline)) {
+    if (!co_await wait_for_input(known, deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
       co_await refuse(parser.header(), error_response(408, "the body of the request did not come in time"));
       co_return std::nullopt;
     }
     parser.push(input_);
+    known = input_.size();
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {

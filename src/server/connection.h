@@ -20,7 +20,7 @@ namespace keye::server {
 struct ConnectionShared {
   HttpLimits limits;
   HttpHooks hooks;
-  size_t body_bytes = 0;          // of the requests that are being read, all connections together
+  size_t body_bytes = 0;          // of the requests that are being read and understood, all connections together
   std::atomic<int> answering{0};  // read by other threads
   bool draining = false;
 };
@@ -42,15 +42,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Clock = std::chrono::steady_clock;
 
   boost::asio::awaitable<void> pump();
-  boost::asio::awaitable<bool> wait_for_input(Clock::time_point deadline);
+  boost::asio::awaitable<bool> wait_for_input(size_t known, Clock::time_point deadline);
   /// The next request; nothing if the connection should end.
   boost::asio::awaitable<std::optional<HttpRequest>> read_request();
-  boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, Clock::time_point deadline);
+  boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, size_t known);
   boost::asio::awaitable<bool> refuse(const HttpRequest& request, HttpResponse response);
   boost::asio::awaitable<bool> answer(HttpRequest request);
   boost::asio::awaitable<bool> send(std::string text);
   boost::asio::awaitable<void> linger();
   void input_ended();
+  void release_body();
 
   boost::asio::io_context& io_;
   std::unique_ptr<Transport> transport_;

@@ -29,7 +29,7 @@ struct HttpLimits {
   std::chrono::milliseconds idle_timeout{75'000};    // between two requests of a connection
   std::chrono::milliseconds write_timeout{60'000};   // without the peer taking a byte
   std::chrono::milliseconds ping_interval{15'000};
-  size_t all_bodies_bytes_max = size_t{2} << 30;  // of all requests that are being read
+  size_t all_bodies_bytes_max = size_t{2} << 30;  // of all requests that are being read and understood
   size_t backlog_bytes_max = size_t{64} << 20;    // of a response that its reader does not take: the connection ends
 };
 

@@ -61,7 +61,7 @@ bool asks_for_nothing(std::string_view name, const Value& value) {
 }  // namespace
 
 Result<Value> parse_body(std::string_view body) {
-  auto value = text::parse_value(body, text::kOriginUser, "body");
+  auto value = text::parse_value(body, text::kOriginUser, "body", {.unique_keys = true, .values_max = kBodyValuesMax});
   if (!value) return Error{ErrorCode::invalid_argument, value.error().message, "body"};
   if (!value->is(Kind::dict)) {
     return Error{ErrorCode::invalid_argument, fmt::format("should be a JSON object, got {}", shown(*value)), "body"};

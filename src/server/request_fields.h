@@ -12,6 +12,8 @@ inline constexpr size_t kStopBytesMax = 256;
 inline constexpr size_t kStopTokensMax = 64;
 inline constexpr size_t kBiasesMax = 1024;
 inline constexpr size_t kPromptsMax = 128;
+/// All numbers, strings, lists and objects of one body.
+inline constexpr size_t kBodyValuesMax = size_t{1} << 22;
 
 /// The body as an object. Errors: invalid_argument (not JSON, not an object).
 Result<text::Value> parse_body(std::string_view body);

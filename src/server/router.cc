@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/hash.h"
+#include "media/address.h"
 #include "server/http_parser.h"
 
 namespace keye::server {
@@ -30,6 +31,21 @@ std::string allowed_methods(const Route& route) {
 }
 
 }  // namespace
+
+bool HostRule::allows(const HttpRequest& request) const {
+  if (!only_local) return true;
+  const std::string_view given = request.header("host");
+  if (given.empty()) return request.http_1_0;  // no browser
+  std::string host(given.substr(0, given.starts_with('[') ? given.find(']') + 1 : given.find(':')));
+  std::transform(host.begin(), host.end(), host.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  if (host == "localhost" || host.ends_with(".localhost")) return true;
+  if (std::any_of(others.begin(), others.end(),
+                  [&](const std::string& other) { return other == "*" || other == host; }))
+    return true;
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  return media::parse_ip(host).has_value();
+}
 
 std::string_view Router::key_of(const HttpRequest& request) {
   const std::string_view authorization = request.header("authorization");
@@ -83,6 +99,11 @@ HttpHeaders Router::cors_headers(const HttpRequest& request) const {
 }
 
 std::optional<HttpResponse> Router::screen(const HttpRequest& request) const {
+  if (!hosts_.allows(request)) {
+    return error_response(403,
+                          "a server without keys that listens only on this machine is not reached by other names; "
+                          "see --allowed-hosts");
+  }
   if (request.method == "OPTIONS") {
     HttpHeaders headers = cors_headers(request);
     if (headers.empty()) {

@@ -22,7 +22,9 @@ struct ServerOptions {
   HttpServerOptions http;
   ApiKeys keys;
   std::vector<std::string> cors_origins;
-  std::vector<std::string> served_names;  // at least one
+  std::vector<std::string> allowed_hosts;  // besides addresses and localhost, for a server that has no keys and listens
+                                           // on loopback; "*": any
+  std::vector<std::string> served_names;   // at least one
   std::string model_path;
   std::string version;
   std::chrono::milliseconds request_timeout{0};    // of requests that name none; 0: none
@@ -72,8 +74,10 @@ class Server {
   void models(Exchange& exchange) const;
   void model_info(Exchange& exchange) const;
   void server_info(Exchange& exchange) const;
-  void tokenize(Exchange& exchange) const;
-  void detokenize(Exchange& exchange) const;
+  Result<OrderedJson> tokenize(std::string_view body) const;
+  Result<OrderedJson> detokenize(std::string_view body) const;
+  using Maker = Result<OrderedJson> (Server::*)(std::string_view body) const;
+  void answer_aside(const std::shared_ptr<Exchange>& exchange, Maker make);
   void abort_request(Exchange& exchange);
 
   ServerOptions options_;
@@ -88,7 +92,7 @@ class Server {
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<engine::ChatClient> chats_;
-  TaskPool readers_;  // parse large bodies
+  TaskPool readers_;  // parse large bodies, and do what else takes long
 };
 
 /// The OpenAPI document of the routes.
