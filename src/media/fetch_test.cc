@@ -351,7 +351,9 @@ TEST_F(FetchTest, CVE_2026_34755_all_references_together_have_a_size) {
     std::string out;
     for (const auto& result : fetch_media(references, policy_, limits_)) {
       out += result ? '1' : '0';
-      if (!result) EXPECT_EQ(result.error().code, ErrorCode::too_large);
+      if (!result) {
+        EXPECT_EQ(result.error().code, ErrorCode::too_large);
+      }
     }
     return out;
   };

@@ -261,7 +261,9 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   while (parser.state() == HttpParser::State::header) {
     if (!co_await wait_for_input(known, deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse({}, error_response(408, "the header of the request did not come in time"));
+      const HttpRequest unread;
+      HttpResponse late = error_response(408, "the header of the request did not come in time");
+      co_await refuse(unread, late);
       co_return std::nullopt;
     }
     parser.push(input_);
@@ -269,13 +271,14 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.header(), parser.refusal());
+    HttpResponse refusal = parser.refusal();
+    co_await refuse(parser.header(), refusal);
     co_return std::nullopt;
   }
   if (std::optional<HttpResponse> refusal = shared_.hooks.screen(parser.header())) {
     const bool complete = parser.state() == HttpParser::State::done;
     if (!complete) {
-      co_await refuse(parser.header(), std::move(*refusal));
+      co_await refuse(parser.header(), *refusal);
       co_return std::nullopt;
     }
   }
@@ -285,7 +288,8 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
 asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser parser, size_t known) {
   const Clock::time_point deadline = Clock::now() + shared_.limits.body_timeout;
   if (parser.state() == HttpParser::State::body && parser.expects_continue()) {
-    if (!co_await send("HTTP/1.1 100 Continue\r\n\r\n")) co_return std::nullopt;
+    std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (!co_await send(std::move(go_on))) co_return std::nullopt;
   }
   while (parser.state() == HttpParser::State::body) {
     const size_t before = counted_body_bytes_;
@@ -294,12 +298,13 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser par
     if (shared_.body_bytes > shared_.limits.all_bodies_bytes_max) {
       HttpResponse busy = error_response(503, "the requests that are being received are too large together");
       busy.headers.emplace_back("Retry-After", "1");
-      co_await refuse(parser.header(), std::move(busy));
+      co_await refuse(parser.header(), busy);
       co_return std::nullopt;
     }
     if (!co_await wait_for_input(known, deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse(parser.header(), error_response(408, "the body of the request did not come in time"));
+      HttpResponse late = error_response(408, "the body of the request did not come in time");
+      co_await refuse(parser.header(), late);
       co_return std::nullopt;
     }
     parser.push(input_);
@@ -307,14 +312,16 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser par
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.header(), parser.refusal());
+    HttpResponse refusal = parser.refusal();
+    co_await refuse(parser.header(), refusal);
     co_return std::nullopt;
   }
   co_return parser.take();
 }
 
 /// An answer before the request was read to its end; the connection ends with it.
-asio::awaitable<bool> Connection::refuse(const HttpRequest& request, HttpResponse response) {
+/// Takes no temporaries: GCC 12 destroys those of an awaited call twice.
+asio::awaitable<bool> Connection::refuse(const HttpRequest& request, HttpResponse& response) {
   for (auto& header : shared_.hooks.headers(request)) response.headers.push_back(std::move(header));
   ResponseRecord record{.id = id_of(request), .status = response.status, .bytes = response.body.size()};
   response.headers.emplace_back("X-Request-Id", record.id);
@@ -334,7 +341,8 @@ asio::awaitable<bool> Connection::answer(HttpRequest request) {
   shared_.hooks.handler(exchange);
   while (!closed_) {
     if (exchange->has_output()) {
-      if (!co_await send(exchange->take_output())) break;
+      std::string output = exchange->take_output();
+      if (!co_await send(std::move(output))) break;
       continue;
     }
     if (exchange->finished() || exchange->closed()) break;

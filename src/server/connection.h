@@ -46,7 +46,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// The next request; nothing if the connection should end.
   boost::asio::awaitable<std::optional<HttpRequest>> read_request();
   boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, size_t known);
-  boost::asio::awaitable<bool> refuse(const HttpRequest& request, HttpResponse response);
+  boost::asio::awaitable<bool> refuse(const HttpRequest& request, HttpResponse& response);
   boost::asio::awaitable<bool> answer(HttpRequest request);
   boost::asio::awaitable<bool> send(std::string text);
   boost::asio::awaitable<void> linger();

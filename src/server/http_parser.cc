@@ -15,7 +15,7 @@ namespace http = boost::beast::http;
 
 struct HttpParser::Impl {
   explicit Impl(const HttpParserLimits& given) : limits(given) {
-    parser.eager(true);
+    parser.eager(false);  // until the header is read: what trails a body is not part of it
     parser.header_limit(static_cast<std::uint32_t>(limits.header_bytes_max));
     parser.body_limit(limits.body_bytes_max);
     parser.on_chunk_header(on_chunk);
@@ -55,6 +55,14 @@ std::string_view rest_of_header(std::string_view input) {
 /// Whether a line goes on in the next one: obsolete, and read differently by different programs.
 bool has_folded_line(std::string_view header) {
   return header.find("\r\n ") != std::string_view::npos || header.find("\r\n\t") != std::string_view::npos;
+}
+
+/// Whether a line ends with a line feed alone, which Beast waits behind for a better end.
+bool has_bare_line_feed(std::string_view header) {
+  for (size_t i = header.find('\n'); i != std::string_view::npos; i = header.find('\n', i + 1)) {
+    if (i == 0 || header[i - 1] != '\r') return true;
+  }
+  return false;
 }
 
 int status_of(const boost::system::error_code& error) {
@@ -113,6 +121,7 @@ HttpParser::State HttpParser::push(std::string& input) {
     if (state_ == State::header) {
       const std::string_view header = rest_of_header(input);
       if (has_folded_line(header)) return fail(400, "a line of the header is folded");
+      if (has_bare_line_feed(header)) return fail(400, "a line of the header does not end with CR LF");
       if (impl_->header_bytes + header.size() > impl_->limits.header_bytes_max) {
         return fail(431, fmt::format("the header has more than {} bytes", impl_->limits.header_bytes_max));
       }
@@ -127,6 +136,7 @@ HttpParser::State HttpParser::push(std::string& input) {
     if (state_ == State::header && impl_->parser.is_header_done()) {
       state_ = State::body;
       read_header();
+      impl_->parser.eager(true);
       if (state_ == State::failed) return state_;
     }
     if (impl_->parser.is_done()) state_ = State::done;

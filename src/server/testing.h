@@ -27,6 +27,7 @@ class FakeExchange final : public Exchange {
     tasks_.push_back(std::move(task));
     wake_.notify_one();
   }
+  void body_done() override {}
   void respond(HttpResponse response) override { responses.push_back(std::move(response)); }
   void begin_stream(int status, HttpHeaders headers, std::string) override {
     responses.push_back({.status = status, .headers = std::move(headers), .body = {}});

@@ -78,7 +78,7 @@ class Keys(Attacked):
         for method in ("GET", "POST"):
             self.assertEqual(self.status(method, "/flush_cache", self.headers), 401)
             self.assertEqual(self.status(method, "/flush_cache", {"Authorization": f"Bearer {ADMIN_KEY}"}), 200)
-        self.assert_refused(self.post("/abort_request", {"abort_all": True}), "admin")
+        self.assert_refused(self.post("/abort_request", {"abort_all": True}), "admin", status=401)
 
     def test_one_key_does_not_end_another_ones_requests(self):
         body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 20000, "ignore_eos": True, "stream": True, "rid": "mine"}
@@ -149,7 +149,7 @@ class Framing(Attacked):
 
     def test_smuggling(self):
         hidden = http_bytes("GET", "/health")
-        start = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
+        start = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
         for head in (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
                      b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding: chunked, identity\r\n", b"Transfer-Encoding : chunked\r\n",
                      b"Transfer-Encoding:\x0bchunked\r\n", b"X: y\r\n Transfer-Encoding: chunked\r\n", b"X: y\nTransfer-Encoding: chunked\r\n",
@@ -161,7 +161,7 @@ class Framing(Attacked):
         self.assert_one_refusal(b"POST /generate HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
 
     def test_chunks(self):
-        start = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        start = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         for body in (b"5\nhello\r\n0\r\n\r\n", b"-1\r\n", b"0x5\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloX", b"zz\r\n", b"1" * 17 + b"\r\n"):
             self.assert_one_refusal(start + body + http_bytes("GET", "/health"), (400, 413))
         self.assert_one_refusal(start + b"7" + b"f" * 15 + b"\r\n", (413,))
@@ -171,7 +171,7 @@ class Framing(Attacked):
 
     def test_a_request_in_single_bytes_is_read(self):
         body = b'{"prompt": "hi", "max_tokens": 1}'
-        chunked = (b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x;a=b\r\n" % len(body) + body
+        chunked = (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + b"%x;a=b\r\n" % len(body) + body
                    + b"\r\n0\r\nX-Trailer: 1\r\n\r\n")
         with Wire(self.server.port) as wire:
             for data in (http_bytes("POST", "/v1/completions", body=body), chunked):
@@ -181,8 +181,8 @@ class Framing(Attacked):
 
     def test_half_a_request_keeps_nobody_waiting(self):
         halves = [b"GET /heal", b"GET /health HTTP/1.1\r\nHost", http_bytes("GET", "/health")[:-1],
-                  b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;half",
-                  b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHalf: "]
+                  b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5;half",
+                  b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHalf: "]
         wires = [Wire(self.server.port) for _ in halves]
         for wire, half in zip(wires, halves):
             wire.send(half)
@@ -203,15 +203,15 @@ class Framing(Attacked):
     def test_CVE_2025_48956_giant_headers(self):
         before = self.server.resident_mb()
         for data in (b"GET /" + b"a" * (1 << 20), http_bytes("GET", "/health", {"X": "a" * (1 << 20)}),
-                     b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200000, b"A" * (1 << 20),
+                     b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 200000, b"A" * (1 << 20),
                      http_bytes("GET", "/health", {"Cookie": "a" * (64 << 20)})):
             self.assert_one_refusal(data, (400, 431))
         self.assertLess(self.server.resident_mb() - before, 40)
 
     def test_not_http(self):
         for data in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\r\n" * 100 + b"x",
-                     b"GET /health HTTP/3.0\r\nHost: a\r\n\r\n", b"GET http://a/health HTTP/1.1\r\nHost: a\r\n\r\n",
-                     b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: a\r\n\r\n", b"\x00" * 1000, b"\xff\xf4\xff\xfd\x06" * 10 + b"\r\n\r\n"):
+                     b"GET /health HTTP/3.0\r\nHost: localhost\r\n\r\n", b"GET http://a/health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                     b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x00" * 1000, b"\xff\xf4\xff\xfd\x06" * 10 + b"\r\n\r\n"):
             self.assert_one_refusal(data)
 
     def test_pipelined_requests_are_answered_in_their_order(self):
