@@ -244,11 +244,12 @@ class Pictures(Attacked):
         return self.assert_refused(self.chat(picture_message(url), **options), *parts)
 
     def test_CVE_2026_22773_the_smallest_and_the_longest(self):
-        for width, height in ((1, 1), (1, 2), (2, 1), (1, 28), (28, 1), (27, 29), (1, 100), (100, 1), (1, 200), (200, 1), (3, 500)):
+        for width, height in ((1, 1), (1, 2), (2, 1), (1, 28), (28, 1), (27, 29), (1, 100), (100, 1), (1, 200), (200, 1)):
             reply = self.assert_answers(picture_message(data_uri_of(png(width, height))))
             self.assertGreater(reply["usage"]["prompt_tokens"], 4, (width, height))
         for width, height in ((1, 201), (1, 10000), (10000, 1), (1, 100000)):
             self.refused(png(width, height), "aspect ratio")
+        self.refused(png(3, 500), "too long for max_pixels")  # of this small model
         for width, height in ((0, 0), (0, 1), (1, 0)):
             self.refused(png_of_size(width, height))
 
