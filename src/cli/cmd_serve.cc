@@ -19,9 +19,9 @@ Result<int64_t> kv_tokens(const ServeFlags& flags, const model::Model& model) {
   if (flags.max_total_tokens > 0) return flags.max_total_tokens;
   const int64_t of_model = model.config().text.positions_max;
   const int64_t context = flags.context_length > 0 ? std::min(flags.context_length, of_model) : of_model;
-  auto tokens = engine::plan_kv_tokens(model, {.dtype = flags.value_dtype(),
-                                               .fraction = flags.mem_fraction,
-                                               .tokens_wanted = context * flags.max_running});
+  auto tokens = engine::plan_kv_tokens(
+      model,
+      {.dtype = flags.value_dtype(), .fraction = flags.mem_fraction, .tokens_wanted = context * flags.max_running});
   if (!tokens) return Error{tokens.error().code, tokens.error().message + "; raise it", "--mem-fraction-static"};
   return tokens;
 }
@@ -46,6 +46,7 @@ Result<int> serve(const ServeFlags& flags) {
   options.http.limits = flags.http_limits();
   KEYE_TRY(options.keys, flags.keys());
   options.cors_origins = flags.cors_origins;
+  options.allowed_hosts = flags.allowed_hosts;
   options.served_names = flags.served_names;
   if (options.served_names.empty()) options.served_names = {folder.filename().string()};
   options.model_path = folder.string();

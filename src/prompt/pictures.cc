@@ -1,8 +1,5 @@
 #include "prompt/pictures.h"
 
-#include <algorithm>
-
-#include "media/ascii.h"
 #include "media/decode.h"
 #include "media/fetch.h"
 #include "media/load.h"
@@ -86,21 +83,6 @@ Result<std::vector<PictureReference>> find_pictures(const text::Value& messages)
     }
   }
   return pictures;
-}
-
-bool has_remote_pictures(const text::Value& messages) {
-  const auto is_remote = [](const text::Value& part) {
-    const text::Value* url = field(part, "image_url");
-    if (url == nullptr) url = field(part, "image");
-    if (url != nullptr && url->is(text::Kind::dict)) url = field(*url, "url");
-    return url != nullptr && url->is_string() && media::lower(url->text().substr(0, 4)) == "http";
-  };
-  if (!messages.is_sequence()) return false;
-  return std::any_of(messages.items().begin(), messages.items().end(), [&](const text::Value& message) {
-    const text::Value* content = field(message, "content");
-    if (content == nullptr || !content->is_sequence()) return false;
-    return std::any_of(content->items().begin(), content->items().end(), is_remote);
-  });
 }
 
 Result<std::vector<VisionItem>> load_pictures(const std::vector<PictureReference>& pictures,

@@ -34,9 +34,6 @@ struct MediaAccess {
 /// options that are not known), `where` naming the part.
 Result<std::vector<PictureReference>> find_pictures(const text::Value& messages);
 
-/// Whether any of them comes from another host, which then decides how long that takes.
-bool has_remote_pictures(const text::Value& messages);
-
 /// All of them, or the first error: what went wrong with which part. The items' places in the prompt are not set.
 Result<std::vector<VisionItem>> load_pictures(const std::vector<PictureReference>& pictures,
                                               const ImageProcessor& processor, const MediaAccess& access);
