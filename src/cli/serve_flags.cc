@@ -21,6 +21,7 @@ void add_model_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30));
   app.add_option("--threads", f.threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
   app.add_option("--isa", f.isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
+  f.attention.add(app);
   app.add_option("--trust-remote-code", f.trust_remote_code, "no effect: no code of a checkpoint is ever run")
       ->expected(0, 1)
       ->default_str("");

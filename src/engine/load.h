@@ -13,6 +13,7 @@ namespace keye::engine {
 
 struct LoadOptions {
   DType dtype = DType::bf16;  // of weights, activations and KV: bf16 or f32
+  model::AttentionOptions attention = {};
   int threads = 0;            // 0: one per processor
   std::string isa;            // "": the best here
   int step_tokens_max = 512;
