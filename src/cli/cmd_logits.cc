@@ -83,6 +83,7 @@ int cmd_logits(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--out", flags.out, "safetensors file to write")->required();
   flags.model.add(app);
+  flags.attention.indexer = "f32";  // what others compare with is exact
   flags.attention.add(app);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
   if (flags.messages.empty() == flags.ids.empty())
