@@ -22,16 +22,29 @@ std::string now_text() {
 }
 
 /// Bytes that steer a terminal, or would make one line two, are written as \xNN.
-std::string printable(std::string_view text) {
+std::string printable(std::string_view text, unsigned char last = 0xff) {
   std::string out;
   for (const char c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f || byte > last) {
+      out += fmt::format("\\x{:02x}", byte);
     } else {
       out.push_back(c);
     }
   }
   return out;
+}
+
+/// Values come from anywhere: plain ASCII, and in quotes where they could be taken for more than one.
+std::string shown_value(std::string_view value) {
+  constexpr unsigned char kAsciiMax = 0x7e;
+  if (!value.empty() && value.find_first_of(" =\"\\") == std::string_view::npos) return printable(value, kAsciiMax);
+  std::string out = "\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\') out.push_back('\\');
+    out += printable({&c, 1}, kAsciiMax);
+  }
+  return out + '"';
 }
 
 void write_plain(const LogRecord& record) {
@@ -59,7 +72,7 @@ void log_event(LogLevel level, std::string_view message, const LogFields& fields
 void log_as_text(const LogRecord& record) {
   if (record.level == LogLevel::debug) return;
   std::string line = fmt::format("{} {} {}", now_text(), log_level_name(record.level), printable(record.message));
-  for (const auto& [name, value] : record.fields) line += fmt::format(" {}={}", name, printable(value));
+  for (const auto& [name, value] : record.fields) line += fmt::format(" {}={}", name, shown_value(value));
   line += '\n';
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
@@ -68,7 +81,7 @@ void log_as_json(const LogRecord& record) {
   if (record.level == LogLevel::debug) return;
   OrderedJson json = {{"time", now_text()}, {"level", log_level_name(record.level)}, {"message", record.message}};
   for (const auto& [name, value] : record.fields) json[std::string(name)] = value;
-  const std::string line = json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+  const std::string line = json.dump(-1, ' ', true, OrderedJson::error_handler_t::replace) + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 

@@ -1,4 +1,3 @@
-#include <chrono>
 #include <ctime>
 #include <string>
 #include <vector>
@@ -25,15 +24,8 @@ struct Flags {
 };
 
 Result<text::RenderTime> render_time(const std::string& written) {
+  if (written.empty()) return text::local_time_now();
   text::RenderTime now;
-  if (written.empty()) {
-    const auto since = std::chrono::system_clock::now().time_since_epoch();
-    const std::time_t seconds = std::chrono::duration_cast<std::chrono::seconds>(since).count();
-    localtime_r(&seconds, &now.time);
-    now.microsecond =
-        static_cast<int>(std::chrono::duration_cast<std::chrono::microseconds>(since).count() % 1'000'000);
-    return now;
-  }
   const char* const end = strptime(written.c_str(), "%Y-%m-%dT%H:%M:%S", &now.time);
   if (end == nullptr || *end != '\0') {
     return make_error(ErrorCode::invalid_argument, "--now", "expected a time like 2025-03-07T14:05:09, found \"{}\"",

@@ -16,9 +16,9 @@ Result<int64_t> kv_tokens(const ServeFlags& flags, const model::Model& model) {
   if (flags.max_total_tokens > 0) return flags.max_total_tokens;
   const int64_t of_model = model.config().text.positions_max;
   const int64_t context = flags.context_length > 0 ? std::min(flags.context_length, of_model) : of_model;
-  auto tokens = engine::plan_kv_tokens(model, {.dtype = flags.value_dtype(),
-                                               .fraction = flags.mem_fraction,
-                                               .tokens_wanted = context * flags.max_running});
+  auto tokens = engine::plan_kv_tokens(
+      model,
+      {.dtype = flags.value_dtype(), .fraction = flags.mem_fraction, .tokens_wanted = context * flags.max_running});
   if (!tokens) return Error{tokens.error().code, tokens.error().message + "; raise it", "--mem-fraction-static"};
   return tokens;
 }
@@ -43,6 +43,7 @@ Result<int> serve(const ServeFlags& flags) {
   options.http.limits = flags.http_limits();
   KEYE_TRY(options.keys, flags.keys());
   options.cors_origins = flags.cors_origins;
+  options.allowed_hosts = flags.allowed_hosts;
   options.served_names = flags.served_names;
   if (options.served_names.empty()) options.served_names = {folder.filename().string()};
   options.model_path = folder.string();
@@ -73,9 +74,10 @@ Result<int> serve(const ServeFlags& flags) {
                                              .vision_cache_bytes = static_cast<size_t>(flags.vision_cache_mib) << 20,
                                              .model_identity = folder.string()};
   auto engine = std::make_unique<engine::Engine>(std::move(loaded), engine_options);
-  log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
-      options.served_names.front(), url, engine->context_max(), tokens, flags.max_running);
+  const int64_t context = engine->context_max();
   server->serve(std::move(engine), flags.chat_options());
+  log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
+      options.served_names.front(), url, context, tokens, flags.max_running);
 
   wait_for(stop.first);
   log(LogLevel::info, "draining: requests under way have {} s; another signal ends them now", flags.drain_timeout_s);

@@ -19,13 +19,14 @@ void add_model_flags(CLI::App& app, ServeFlags& f) {
       ->capture_default_str();
   app.add_option("--context-length", f.context_length, "tokens of one request, reply included (default: the model's)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30));
-  app.add_option("--threads", f.threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--threads", f.threads, "0: one for each processor")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   app.add_option("--isa", f.isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
   f.attention.add(app);
-  app.add_option("--trust-remote-code", f.trust_remote_code, "no effect: no code of a checkpoint is ever run")
-      ->expected(0, 1)
-      ->default_str("");
-  app.add_option("--model-loader-extra-config", f.loader_config, "JSON; no effect: weights are always loaded in parallel");
+  app.add_flag("--trust-remote-code", f.trust_remote_code, "no effect: no code of a checkpoint is ever run");
+  app.add_option("--model-loader-extra-config", f.loader_config,
+                 "JSON; no effect: weights are always loaded in parallel");
 }
 
 void add_engine_flags(CLI::App& app, ServeFlags& f) {
@@ -40,7 +41,8 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--max-queued-requests", f.max_queued, "replies that wait; more are answered with 429")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  app.add_option("--chunked-prefill-size", f.chunked_prefill, "tokens of prompts in one step; replies do not depend on it")
+  app.add_option("--chunked-prefill-size", f.chunked_prefill,
+                 "tokens of prompts in one step; replies do not depend on it")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_flag("--disable-radix-cache", f.disable_radix_cache, "nothing computed is kept for later requests");
@@ -50,7 +52,8 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--cuda-graph-max-bs", f.cuda_graph_max_bs, "no effect: there is no CUDA graph on a CPU");
   app.add_option("--attention-backend", f.attention_backend, "no effect: the kernels are chosen by processor (--isa)");
   app.add_option("--mm-attention-backend", f.mm_attention_backend, "no effect, likewise");
-  app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")->check(CLI::PositiveNumber);
+  app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")
+      ->check(CLI::PositiveNumber);
   app.add_option("--nnodes", f.nnodes, "nodes; only 1 for now")->check(CLI::PositiveNumber);
   app.add_option("--node-rank", f.node_rank, "of this node")->check(CLI::NonNegativeNumber);
   app.add_option("--dist-init-addr,--nccl-init-addr", f.dist_init_addr, "where nodes meet; no effect with one node");
@@ -68,8 +71,13 @@ void add_http_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--ssl-ca-certs", f.tls.client_ca, "PEM: clients must show a certificate signed by one of these")
       ->check(CLI::ExistingFile);
   app.add_option("--cors-origins", f.cors_origins, "origins of web pages that may call; \"*\": all (default: none)");
+  app.add_option("--allowed-hosts", f.allowed_hosts,
+                 "names that requests may call a server by that has no keys and listens on loopback, besides "
+                 "localhost; \"*\": any");
   app.add_option("--max-connections", f.connections_max, "")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--max-body-mib", f.body_max_mib, "of one request")->check(CLI::Range(1, 1 << 14))->capture_default_str();
+  app.add_option("--max-body-mib", f.body_max_mib, "of one request")
+      ->check(CLI::Range(1, 1 << 14))
+      ->capture_default_str();
   const CLI::Range seconds(0.001, 1e9);
   app.add_option("--request-timeout", f.request_timeout_s, "seconds for requests that name no timeout; 0: none")
       ->check(CLI::Range(0.0, 1e9))
@@ -86,24 +94,41 @@ void add_http_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--idle-timeout", f.idle_timeout_s, "seconds between two requests of a connection")
       ->check(seconds)
       ->capture_default_str();
+  app.add_option("--header-timeout", f.header_timeout_s,
+                 "seconds for the header of a request, and for the greeting of TLS")
+      ->check(seconds)
+      ->capture_default_str();
+  app.add_option("--body-timeout", f.body_timeout_s, "seconds for the body of a request")
+      ->check(seconds)
+      ->capture_default_str();
   app.add_option("--watchdog-timeout", f.watchdog_timeout_s, "seconds of one step after which /health says stuck")
       ->check(seconds)
       ->capture_default_str();
 }
 
 void add_media_flags(CLI::App& app, ServeFlags& f) {
-  app.add_option("--allowed-local-media-path", f.media_path, "folder below which file:// URLs may lie (default: none may)")
+  app.add_option("--allowed-local-media-path", f.media_path,
+                 "folder below which file:// URLs may lie (default: none may)")
       ->check(CLI::ExistingDirectory);
-  app.add_option("--allowed-media-domains", f.media_domains,
-                 "hosts that pictures may come from, and only these may have private addresses (default: any public one)");
-  app.add_option("--mm-max-concurrent-calls", f.media_calls, "requests whose pictures and prompts are prepared together")
+  app.add_option(
+      "--allowed-media-domains", f.media_domains,
+      "hosts that pictures may come from, and only these may have private addresses (default: any public one)");
+  app.add_option("--mm-max-concurrent-calls", f.media_calls,
+                 "requests whose pictures and prompts are prepared together")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_option("--mm-per-request-timeout", f.media_timeout_s, "seconds for fetching one picture")
       ->check(CLI::Range(0.001, 1e6))
       ->capture_default_str();
-  app.add_option("--max-media-mib", f.media_max_mib, "of one picture's file")->check(CLI::Range(1, 4096))->capture_default_str();
-  app.add_option("--max-pictures", f.pictures_max, "of one request")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--max-media-mib", f.media_max_mib, "of one picture's file")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--max-picture-pixels", f.pixels_max, "of one picture, as its header says")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
+      ->capture_default_str();
+  app.add_option("--max-pictures", f.pictures_max, "of one request")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -122,13 +147,16 @@ void ServeFlags::add_to(CLI::App& app) {
 Result<void> ServeFlags::check() const {
   if (tp_size > 1) {
     return make_error(ErrorCode::unsupported, "--tp-size",
-                      "{} ranks are not supported yet; one process uses all processors of the machine: leave it out", tp_size);
+                      "{} ranks are not supported yet; one process uses all processors of the machine: leave it out",
+                      tp_size);
   }
   if (nnodes > 1) {
-    return make_error(ErrorCode::unsupported, "--nnodes", "{} nodes are not supported yet; start one server on each", nnodes);
+    return make_error(ErrorCode::unsupported, "--nnodes", "{} nodes are not supported yet; start one server on each",
+                      nnodes);
   }
   if (node_rank >= nnodes) {
-    return make_error(ErrorCode::invalid_argument, "--node-rank", "should be below --nnodes {}, got {}", nnodes, node_rank);
+    return make_error(ErrorCode::invalid_argument, "--node-rank", "should be below --nnodes {}, got {}", nnodes,
+                      node_rank);
   }
   if (tls.certificate.empty() != tls.key.empty()) {
     return make_error(ErrorCode::invalid_argument, tls.key.empty() ? "--ssl-certfile" : "--ssl-keyfile",
@@ -158,12 +186,14 @@ std::vector<std::string> ServeFlags::without_effect() const {
   for (const auto& [flag, value] : {std::pair("--attention-backend", attention_backend),
                                     std::pair("--mm-attention-backend", mm_attention_backend)}) {
     if (!value.empty()) {
-      lines.push_back(fmt::format("{} {} has no effect: the CPU's kernels are chosen by its instruction set (--isa)", flag, value));
+      lines.push_back(
+          fmt::format("{} {} has no effect: the CPU's kernels are chosen by its instruction set (--isa)", flag, value));
     }
   }
   if (cuda_graph_max_bs > 0) lines.emplace_back("--cuda-graph-max-bs has no effect: there are no CUDA graphs on a CPU");
   if (!loader_config.empty()) {
-    lines.emplace_back("--model-loader-extra-config has no effect: weights are always mapped and packed by all --threads");
+    lines.emplace_back(
+        "--model-loader-extra-config has no effect: weights are always mapped and packed by all --threads");
   }
   if (!dist_init_addr.empty()) lines.emplace_back("--dist-init-addr has no effect with one node");
   return lines;
@@ -195,6 +225,8 @@ server::HttpLimits ServeFlags::http_limits() const {
   limits.ping_interval = to_ms(ping_interval_s);
   limits.write_timeout = to_ms(write_timeout_s);
   limits.idle_timeout = to_ms(idle_timeout_s);
+  limits.header_timeout = to_ms(header_timeout_s);
+  limits.body_timeout = to_ms(body_timeout_s);
   return limits;
 }
 
@@ -203,7 +235,9 @@ engine::ChatClientOptions ServeFlags::chat_options() const {
   if (!media_path.empty()) options.fetch.local_root = media_path;
   options.fetch.domains = media_domains;
   options.fetch.timeout = to_ms(media_timeout_s);
+  options.fetch.all_timeout = 4 * options.fetch.timeout;
   options.limits.bytes_max = static_cast<size_t>(media_max_mib) << 20;
+  options.limits.pixels_max = pixels_max;
   options.pictures_max = pictures_max;
   options.preparing_threads = media_calls;
   options.preparing_max = max_queued + max_running;

@@ -37,15 +37,17 @@ struct ServeFlags {
 
   std::vector<std::string> api_keys;
   std::string api_key_file, admin_key;
-  std::vector<std::string> cors_origins;
+  std::vector<std::string> cors_origins, allowed_hosts;
   server::TlsFiles tls;
   std::string media_path;
   std::vector<std::string> media_domains;
   int media_calls = 8, media_max_mib = 64, pictures_max = 256;
+  int64_t pixels_max = media::MediaLimits().pixels_max;
   double media_timeout_s = 30;
 
   int connections_max = 4096, body_max_mib = 256;
   double request_timeout_s = 0, drain_timeout_s = 60, ping_interval_s = 15, write_timeout_s = 60, idle_timeout_s = 75;
+  double header_timeout_s = 10, body_timeout_s = 120;
   double watchdog_timeout_s = 300;
   bool log_requests = false;
   std::string log_format = "text";

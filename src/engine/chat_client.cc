@@ -1,5 +1,6 @@
 #include "engine/chat_client.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
@@ -16,17 +17,48 @@ prompt::ReplyStyle style_of(const model::ModelConfig& config) {
   return prompt::ReplyStyle::think;
 }
 
+bool has_pictures(const PromptSource& source) {
+  const auto* conversation = std::get_if<prompt::Conversation>(&source);
+  if (conversation == nullptr || !conversation->messages.is_sequence()) return false;
+  const text::Values& messages = conversation->messages.items();
+  return std::any_of(messages.begin(), messages.end(), [](const text::Value& message) {
+    const text::Value* content = message.is(text::Kind::dict) ? message.dict().find("content") : nullptr;
+    if (content == nullptr || !content->is_sequence()) return false;
+    const text::Values& parts = content->items();
+    return std::any_of(parts.begin(), parts.end(), [](const text::Value& part) {
+      const text::Value* type = part.is(text::Kind::dict) ? part.dict().find("type") : nullptr;
+      return type == nullptr || !type->is_string() || type->text() != "text";
+    });
+  });
+}
+
+int64_t picture_bytes(const prompt::Prompt& prompt) {
+  int64_t bytes = 0;
+  for (const prompt::VisionItem& item : prompt.vision) bytes += static_cast<int64_t>(item.image.rgb.size());
+  return bytes;
+}
+
 }  // namespace
 
 class ChatClient::Call final : public ChatCall, public std::enable_shared_from_this<Call> {
  public:
   Call(ChatClient& client, ChatRequest request, std::shared_ptr<ChatListener> listener)
-      : client_(client), engine_(client.engine_), request_(std::move(request)), listener_(std::move(listener)) {}
+      : client_(client),
+        engine_(client.engine_),
+        request_(std::move(request)),
+        listener_(std::move(listener)),
+        held_bytes_(client.picture_bytes_) {}
+  ~Call() override { *held_bytes_ -= own_bytes_; }
 
+  const PromptSource& source() const { return request_.source; }
   /// On a thread of the pool.
   void prepare(const std::stop_token& client_stops) {
     const std::stop_callback on_stop(client_stops, [this] { stop_.request_stop(); });
     auto prompt = build();
+    request_.source = {};  // what was sent may be much larger than what it became
+    if (prompt) {
+      if (auto taken = take_room(picture_bytes(*prompt)); !taken) prompt = taken.error();
+    }
     --client_.preparing_;
     if (!prompt) return listener_->on_error(Error(prompt.error()));
     submit(std::move(prompt).value());
@@ -52,6 +84,7 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   };
 
   Result<prompt::Prompt> build();
+  Result<void> take_room(int64_t bytes);
   void submit(prompt::Prompt prompt);
   ChatEvent split(TokenEvent&& event);
 
@@ -66,7 +99,17 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   std::optional<RequestId> id_;
   FinishReason reason_ = FinishReason::cancelled;
   bool held_ = false;
+  std::shared_ptr<std::atomic<int64_t>> held_bytes_;  // of the pictures of all calls
+  int64_t own_bytes_ = 0;
 };
+
+Result<void> ChatClient::Call::take_room(int64_t bytes) {
+  const int64_t others = held_bytes_->fetch_add(bytes);
+  own_bytes_ = bytes;
+  if (others == 0 || bytes == 0 || others + bytes <= client_.options_.picture_bytes_max) return {};
+  return make_error(ErrorCode::overloaded, "",
+                    "the pictures of the requests that wait and run take {} bytes, all that they may", others);
+}
 
 Result<prompt::Prompt> ChatClient::Call::build() {
   const prompt::PromptBuilder& prompts = engine_.prompts();
@@ -145,7 +188,8 @@ ChatClient::ChatClient(Engine& engine, const ChatClientOptions& options)
     : engine_(engine),
       options_(options),
       reply_style_(style_of(engine.config())),
-      pool_(options.preparing_threads, "keye-prepare") {}
+      pool_(options.preparing_threads, "keye-prepare"),
+      text_pool_(options.text_threads, "keye-text") {}
 
 ChatClient::~ChatClient() { stopping_.request_stop(); }
 
@@ -155,7 +199,8 @@ Result<std::shared_ptr<ChatCall>> ChatClient::start(ChatRequest request, std::sh
   }
   ++preparing_;
   const auto call = std::make_shared<Call>(*this, std::move(request), std::move(listener));
-  pool_.post([call, stop = stopping_.get_token()] { call->prepare(stop); });
+  TaskPool& pool = has_pictures(call->source()) ? pool_ : text_pool_;
+  pool.post([call, stop = stopping_.get_token()] { call->prepare(stop); });
   return std::shared_ptr<ChatCall>(call);
 }
 

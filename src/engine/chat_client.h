@@ -1,5 +1,5 @@
-// The one door to a model for whoever has messages: pictures are fetched, the prompt is built, the engine asked, and what
-// it says split into thoughts and answer.
+// The one door to a model for whoever has messages: pictures are fetched, the prompt is built, the engine asked, and
+// what it says split into thoughts and answer.
 #pragma once
 
 #include <atomic>
@@ -18,20 +18,20 @@
 namespace keye::engine {
 
 /// What a prompt is made of.
-using PromptSource = std::variant<prompt::Conversation,     // messages, through the chat template
-                                  prompt::PlainPrompt,      // text as it is
-                                  std::vector<int32_t>>;    // token ids
+using PromptSource = std::variant<prompt::Conversation,   // messages, through the chat template
+                                  prompt::PlainPrompt,    // text as it is
+                                  std::vector<int32_t>>;  // token ids
 
 struct ChatRequest {
   PromptSource source;
-  Request request;                // without its prompt
+  Request request;                 // without its prompt
   bool separate_reasoning = true;  // otherwise all of a reply is content
 };
 
 /// What happened to one reply. Exactly one event of each reply has a finish.
 struct ChatEvent {
   int reply = 0;
-  std::string reasoning;         // both: what is new
+  std::string reasoning;  // both: what is new
   std::string content;
   std::optional<Sampled> token;  // that this event began with
   bool is_first = false;         // of the reply
@@ -67,9 +67,11 @@ class ChatCall {
 struct ChatClientOptions {
   media::FetchPolicy fetch;
   media::MediaLimits limits;
-  int pictures_max = 256;     // of one request
-  int preparing_threads = 8;  // requests whose pictures and prompts are prepared at the same time
-  int preparing_max = 256;    // and those that wait for it; more are refused
+  int pictures_max = 256;                        // of one request
+  int preparing_threads = 8;                     // requests with pictures that are prepared at the same time
+  int text_threads = 2;                          // and those without, which wait for nobody's server
+  int preparing_max = 256;                       // and those that wait for it; more are refused
+  int64_t picture_bytes_max = int64_t{4} << 30;  // prepared pictures of all calls that are not over; more are refused
 };
 
 class ChatClient {
@@ -94,8 +96,10 @@ class ChatClient {
   ChatClientOptions options_;
   prompt::ReplyStyle reply_style_;
   std::atomic<int> preparing_{0};
+  std::shared_ptr<std::atomic<int64_t>> picture_bytes_ = std::make_shared<std::atomic<int64_t>>(0);  // calls outlive us
   std::stop_source stopping_;
   TaskPool pool_;
+  TaskPool text_pool_;
 };
 
 }  // namespace keye::engine

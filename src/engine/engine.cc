@@ -120,8 +120,8 @@ Result<void> Engine::Loop::check(const Request& request) const {
   }
   const auto length = static_cast<int64_t>(request.prompt->tokens.size());
   if (length >= context_max_) {
-    return make_error(ErrorCode::too_large, "prompt", "has {} tokens; the context holds {}, at least one of them the reply's",
-                      length, context_max_);
+    return make_error(ErrorCode::too_large, "prompt",
+                      "has {} tokens; the context holds {}, at least one of them the reply's", length, context_max_);
   }
   return {};
 }

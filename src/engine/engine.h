@@ -1,7 +1,8 @@
 // The thread that owns a model: requests in from any thread, tokens out through their sinks.
 //
-// Each turn of its loop takes what has arrived, asks the scheduler for a plan, runs one step of the decoder and one slice
-// of the vision encoder, samples, and tells the sinks. Nothing else touches the model, the cache or the scheduler.
+// Each turn of its loop takes what has arrived, asks the scheduler for a plan, runs one step of the decoder and one
+// slice of the vision encoder, samples, and tells the sinks. Nothing else touches the model, the cache or the
+// scheduler.
 #pragma once
 
 #include <memory>
@@ -14,12 +15,12 @@
 namespace keye::engine {
 
 struct EngineOptions {
-  int64_t kv_tokens = 8192;   // that the cache holds, of all sequences together
-  int64_t context_max = 0;    // of one sequence; 0: the model's own, or what the cache holds
-  int running_max = 64;       // replies that are computed together
-  int queued_max = 1024;      // replies that wait
-  int chunk_tokens = 512;     // of prompts, in one step; results do not depend on it
-  bool prefix_cache = true;   // whether requests find what earlier ones have computed
+  int64_t kv_tokens = 8192;  // that the cache holds, of all sequences together
+  int64_t context_max = 0;   // of one sequence; 0: the model's own, or what the cache holds
+  int running_max = 64;      // replies that are computed together
+  int queued_max = 1024;     // replies that wait
+  int chunk_tokens = 512;    // of prompts, in one step; results do not depend on it
+  bool prefix_cache = true;  // whether requests find what earlier ones have computed
   size_t vision_cache_bytes = size_t{512} << 20;
   std::string model_identity;  // of what is computed with: part of the names of kept pages
 };
@@ -30,13 +31,13 @@ struct EngineStats {
   int pages_total = 0, pages_used = 0, pages_kept = 0;
   size_t vision_cache_bytes = 0;
   uint64_t steps = 0;
-  uint64_t prompt_tokens = 0;     // computed, after preemptions again
-  uint64_t cached_tokens = 0;     // of prompts, found
+  uint64_t prompt_tokens = 0;  // computed, after preemptions again
+  uint64_t cached_tokens = 0;  // of prompts, found
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
   uint64_t pictures_encoded = 0, pictures_found = 0;
-  double busy_seconds = 0;          // spent in steps
-  double seconds_since_step = 0;    // since the loop last turned; large while it has work: it hangs
+  double busy_seconds = 0;        // spent in steps
+  double seconds_since_step = 0;  // since the loop last turned; large while it has work: it hangs
 };
 
 class Engine {

@@ -120,13 +120,14 @@ void EngineLoop::note_admissions(const StepPlan& plan) {
 void EngineLoop::begin_vision(const PictureNeed& need) {
   const Sequence& sequence = *scheduler_.find(need.sequence);
   const prompt::VisionItem& item = sequence.spec.prompt->vision[need.picture];
-  if (const Features found = vision_cache_.find(item.content)) {
+  const Digest key = features_key(item.content, active(need.sequence).open->request->cache_salt);
+  if (const Features found = vision_cache_.find(key)) {
     ++stats_.pictures_found;
     take_features(need, found);
     return;
   }
   try {
-    VisionJob job{.need = need, .content = item.content, .patches = {}, .features = {}};
+    VisionJob job{.need = need, .key = key, .patches = {}, .features = {}};
     job.patches = loaded_.prompts->image_processor()->patchify(item.image);
     job.features = std::make_shared<Tensor>(DType::f32, Shape{item.tokens, loaded_.model->config().text.hidden});
     vision_ = std::move(job);
@@ -153,7 +154,7 @@ void EngineLoop::advance_vision() {
   if (!loaded_.model->advance_vision()) return;
   ++stats_.pictures_encoded;
   const Features features = vision_->features;
-  vision_cache_.add(vision_->content, features);
+  vision_cache_.add(vision_->key, features);
   const PictureNeed need = vision_->need;
   vision_.reset();
   Active& reply = active(need.sequence);

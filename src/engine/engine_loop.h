@@ -26,8 +26,8 @@ class EngineLoop {
   void flush_cache();
   void end_all(FinishReason reason);
 
-  /// One step of the decoder and one slice of the vision encoder, if there is anything to do. False: nothing can be done
-  /// before another call of the above, or the next deadline.
+  /// One step of the decoder and one slice of the vision encoder, if there is anything to do. False: nothing can be
+  /// done before another call of the above, or the next deadline.
   bool turn(Clock::time_point now);
   std::optional<Clock::time_point> next_deadline() const;
   bool is_idle() const { return active_.empty(); }
@@ -51,8 +51,8 @@ class EngineLoop {
 
     Open* open;
     Reply reply;
-    std::vector<Features> features;         // of the prompt's pictures; null: not there, or not needed any more
-    std::vector<PlacedFeatures> placed;     // the same, for a step
+    std::vector<Features> features;            // of the prompt's pictures; null: not there, or not needed any more
+    std::vector<PlacedFeatures> placed;        // the same, for a step
     std::optional<Clock::time_point> started;  // its first step
     std::optional<Clock::time_point> first_token;
     Clock::time_point vision_begin;  // of its last picture
@@ -61,7 +61,7 @@ class EngineLoop {
   /// The picture that is being encoded.
   struct VisionJob {
     PictureNeed need;
-    Digest content;
+    Digest key;  // in the cache
     prompt::ImagePatches patches;
     std::shared_ptr<Tensor> features;
   };

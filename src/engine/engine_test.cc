@@ -66,10 +66,18 @@ class Listener {
     std::unique_lock lock(mutex_);
     ASSERT_TRUE(done_.wait_for(lock, std::chrono::seconds(60), [&] { return finishes_.size() == replies; }));
   }
-  std::string text(int reply = 0) { return locked([&] { return texts_[reply]; }); }
-  std::vector<int32_t> tokens(int reply = 0) { return locked([&] { return tokens_[reply]; }); }
-  std::vector<FinishReason> finishes(int reply = 0) { return locked([&] { return finishes_[reply]; }); }
-  int64_t cached() { return locked([&] { return cached_; }); }
+  std::string text(int reply = 0) {
+    return locked([&] { return texts_[reply]; });
+  }
+  std::vector<int32_t> tokens(int reply = 0) {
+    return locked([&] { return tokens_[reply]; });
+  }
+  std::vector<FinishReason> finishes(int reply = 0) {
+    return locked([&] { return finishes_[reply]; });
+  }
+  int64_t cached() {
+    return locked([&] { return cached_; });
+  }
 
  private:
   template <class F>
@@ -147,10 +155,10 @@ TEST(EngineTest, SameRepliesAloneTogetherCachedChunkedAndPreempted) {
     const char* name;
     EngineOptions options;
   };
-  for (const Setting& setting : {Setting{"together", {.kv_tokens = 16384, .prefix_cache = false}},
-                                 Setting{"cached", {.kv_tokens = 16384}},
-                                 Setting{"chunks of 7", {.kv_tokens = 16384, .chunk_tokens = 7}},
-                                 Setting{"no vision cache", {.kv_tokens = 16384, .vision_cache_bytes = 0}}}) {
+  for (const Setting& setting :
+       {Setting{"together", {.kv_tokens = 16384, .prefix_cache = false}}, Setting{"cached", {.kv_tokens = 16384}},
+        Setting{"chunks of 7", {.kv_tokens = 16384, .chunk_tokens = 7}},
+        Setting{"no vision cache", {.kv_tokens = 16384, .vision_cache_bytes = 0}}}) {
     SCOPED_TRACE(setting.name);
     Engine engine(load_nano(), setting.options);
     const auto prompts = some_prompts(engine.prompts());
@@ -297,10 +305,10 @@ TEST(EngineTest, AFollowUpQuestionComputesOnlyTheNewText) {
   const auto first = question(engine.prompts(), "List the bars from left to right.", "models/keye-nano/chart.png");
   ask_all(engine, {first});
   Listener listener;
-  must(engine.submit(request_for(question(engine.prompts(), "How many bars does the chart have?",
-                                          "models/keye-nano/chart.png"),
-                                 engine),
-                     listener.sink()));
+  must(engine.submit(
+      request_for(question(engine.prompts(), "How many bars does the chart have?", "models/keye-nano/chart.png"),
+                  engine),
+      listener.sink()));
   listener.wait();
   const prompt::VisionItem& picture = first->vision[0];
   EXPECT_GE(listener.cached(), (picture.first_token + picture.tokens) / ops::kPageTokens * ops::kPageTokens);

@@ -10,6 +10,10 @@ Digest page_key_root(std::string_view model, std::string_view salt) {
   return Sha256().add_text("keye kv page 1").add_text(model).add_text(salt).finish();
 }
 
+Digest features_key(const Digest& content, std::string_view salt) {
+  return Sha256().add_text("keye features 1").add_text(salt).add(std::as_bytes(std::span(content.bytes))).finish();
+}
+
 Digest page_key(const Digest& before, std::span<const int32_t> tokens, std::span<const prompt::VisionItem> vision,
                 int64_t first) {
   const int64_t end = first + ops::kPageTokens;

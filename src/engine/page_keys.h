@@ -21,6 +21,9 @@ Digest page_key_root(std::string_view model, std::string_view salt);
 Digest page_key(const Digest& before, std::span<const int32_t> tokens, std::span<const prompt::VisionItem> vision,
                 int64_t first);
 
+/// What a picture's features are kept under: the picture, and who asked, for the same reason.
+Digest features_key(const Digest& content, std::string_view salt);
+
 /// The keys of all whole pages of a prompt.
 std::vector<Digest> page_keys(const prompt::Prompt& prompt, const Digest& root);
 

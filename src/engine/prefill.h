@@ -14,7 +14,8 @@ namespace keye::engine {
 /// done and total of a long part, by name ("vision", "prefill").
 using Progress = std::function<void(std::string_view part, int64_t done, int64_t total)>;
 
-/// The vision features of a prompt's pictures, and where they stand. `images` cuts them; it may be null if there are none.
+/// The vision features of a prompt's pictures, and where they stand. `images` cuts them; it may be null if there are
+/// none.
 struct EncodedPictures {
   Tensor features;                     // [sum of tokens, hidden] f32
   std::vector<PlacedFeatures> placed;  // views into features

@@ -53,10 +53,10 @@ struct Timings {
 /// What happened to one reply in one step. The last event of a reply carries its finish reason.
 struct TokenEvent {
   int reply = 0;
-  int32_t token = -1;               // -1: text only
-  std::optional<Sampled> sampled;   // with log-probabilities, if they were asked for
-  std::string text;                 // complete UTF-8; empty while a character or stop string is incomplete
-  int64_t cached_tokens = 0;        // of the prompt, that did not have to be computed
+  int32_t token = -1;              // -1: text only
+  std::optional<Sampled> sampled;  // with log-probabilities, if they were asked for
+  std::string text;                // complete UTF-8; empty while a character or stop string is incomplete
+  int64_t cached_tokens = 0;       // of the prompt, that did not have to be computed
   std::optional<FinishReason> finish;
   std::string stop_string;  // that ended the reply
   int32_t stop_token = -1;  // that ended the reply

@@ -79,7 +79,7 @@ class Sampler {
   void add_logprobs(std::span<const float> logits, int alternatives, Sampled& sampled);
 
   std::vector<float> adjusted_;
-  std::vector<float> peaks_;            // the largest value of each block
+  std::vector<float> peaks_;           // the largest value of each block
   std::vector<Candidate> candidates_;  // the best so far, in order
   std::vector<double> sums_;
 };

@@ -286,8 +286,8 @@ void Scheduler::check_invariants() const {
   std::unordered_map<int32_t, int> users;
   for (const auto& [id, sequence] : sequences_) {
     KEYE_CHECK(sequence->running == running_.contains(sequence.get()), "sequence {}", id);
-    KEYE_CHECK(sequence->running || (sequence->pages.empty() && sequence->computed == 0), "sequence {} waits with {} pages",
-               id, sequence->pages.size());
+    KEYE_CHECK(sequence->running || (sequence->pages.empty() && sequence->computed == 0),
+               "sequence {} waits with {} pages", id, sequence->pages.size());
     KEYE_CHECK(sequence->computed <= sequence->length() &&
                    pages_for(sequence->computed) <= static_cast<int64_t>(sequence->pages.size()),
                "sequence {}: {} computed, {} long, {} pages", id, sequence->computed, sequence->length(),

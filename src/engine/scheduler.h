@@ -1,8 +1,8 @@
 // Who runs next, and on which pages: a value machine without clock, threads or tensors.
 //
-// Every sequence is a row of tokens of which the first `computed` are in the KV cache. A step computes some more of each
-// running sequence: the next one of a reply, or a chunk of a prompt, or (after a preemption) a chunk of both. When the
-// last known token is computed, the step samples the next.
+// Every sequence is a row of tokens of which the first `computed` are in the KV cache. A step computes some more of
+// each running sequence: the next one of a reply, or a chunk of a prompt, or (after a preemption) a chunk of both. When
+// the last known token is computed, the step samples the next.
 #pragma once
 
 #include <cstdint>
@@ -42,10 +42,10 @@ struct Sequence {
   uint64_t arrival = 0;
   std::vector<int32_t> tokens;  // prompt and reply
   std::vector<int32_t> pages;
-  std::vector<Digest> reply_keys;  // of the whole pages after the prompt's
-  int64_t computed = 0;            // tokens in the cache
-  int64_t prompt_hits = -1;        // tokens of the prompt found in the cache when first admitted; -1: not admitted yet
-  size_t next_picture = 0;         // pictures before it are encoded, or not needed any more
+  std::vector<Digest> reply_keys;   // of the whole pages after the prompt's
+  int64_t computed = 0;             // tokens in the cache
+  int64_t prompt_hits = -1;         // tokens of the prompt found in the cache when first admitted; -1: not admitted yet
+  size_t next_picture = 0;          // pictures before it are encoded, or not needed any more
   std::optional<Digest> waits_for;  // a page that a running sequence is about to fill
   int preemptions = 0;
   bool running = false;

@@ -1,5 +1,5 @@
-// The scheduler under random load: aborts, bursts, too few pages, slow readers, pictures that take their time. A cache of
-// fingerprints stands in for the model's, so a page that is shared, moved or given up wrongly shows in the replies.
+// The scheduler under random load: aborts, bursts, too few pages, slow readers, pictures that take their time. A cache
+// of fingerprints stands in for the model's, so a page that is shared, moved or given up wrongly shows in the replies.
 //
 // Every seed is a run of its own; KEYE_SIMULATION_SEED=N runs that one alone, KEYE_SIMULATION_RUNS=N so many.
 #include <gtest/gtest.h>
@@ -198,8 +198,8 @@ class Simulation {
       }
     }
     for (size_t p = 0; p < vision.size(); ++p) {
-      const bool touched = rows.first < vision[p].first_token + vision[p].tokens &&
-                           rows.first + rows.count > vision[p].first_token;
+      const bool touched =
+          rows.first < vision[p].first_token + vision[p].tokens && rows.first + rows.count > vision[p].first_token;
       EXPECT_TRUE(!touched || p < sequence.next_picture) << "a picture's tokens are computed before it is encoded";
     }
     return print;

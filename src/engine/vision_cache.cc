@@ -4,22 +4,22 @@
 
 namespace keye::engine {
 
-Features VisionCache::find(const Digest& content) {
-  const auto found = places_.find(content);
+Features VisionCache::find(const Digest& key) {
+  const auto found = places_.find(key);
   if (found == places_.end()) return nullptr;
   entries_.splice(entries_.begin(), entries_, found->second);
   return found->second->features;
 }
 
-void VisionCache::add(const Digest& content, Features features) {
+void VisionCache::add(const Digest& key, Features features) {
   const size_t bytes = features->view().bytes();
-  if (bytes > bytes_max_ || places_.contains(content)) return;
-  entries_.push_front({content, std::move(features)});
-  places_[content] = entries_.begin();
+  if (bytes > bytes_max_ || places_.contains(key)) return;
+  entries_.push_front({key, std::move(features)});
+  places_[key] = entries_.begin();
   bytes_ += bytes;
   while (bytes_ > bytes_max_) {
     bytes_ -= entries_.back().features->view().bytes();
-    places_.erase(entries_.back().content);
+    places_.erase(entries_.back().key);
     entries_.pop_back();
   }
 }

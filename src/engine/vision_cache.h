@@ -1,4 +1,4 @@
-// Features of pictures that were encoded before, by content.
+// Features of pictures that were encoded before, by features_key().
 #pragma once
 
 #include <cstddef>
@@ -20,15 +20,15 @@ class VisionCache {
   explicit VisionCache(size_t bytes_max) : bytes_max_(bytes_max) {}
 
   /// Null if they are not there.
-  Features find(const Digest& content);
-  void add(const Digest& content, Features features);
+  Features find(const Digest& key);
+  void add(const Digest& key, Features features);
   void clear();
 
   size_t bytes() const { return bytes_; }
 
  private:
   struct Entry {
-    Digest content;
+    Digest key;
     Features features;
   };
 

@@ -38,12 +38,15 @@ struct Transfer {
   size_t index = 0;  // of the reference
   Url url;           // of the present hop
   Clock::time_point deadline;
+  milliseconds time{0};  // that the deadline is the end of
   int redirects = 0;
   const FetchPolicy* policy = nullptr;
   size_t bytes_max = 0;
   std::unique_ptr<CURL, EasyCleanup> easy{curl_easy_init()};
   std::string body;
-  bool over = false;         // the body outgrew bytes_max
+  bool over = false;      // the body outgrew bytes_max
+  bool all_over = false;  // all bodies together outgrew the policy's all_bytes_max
+  size_t* all_bytes = nullptr;
   bool opened = false;       // a socket was opened in this hop
   std::string_view refused;  // why a socket was not
 
@@ -75,6 +78,11 @@ size_t write_body(char* data, size_t, size_t bytes, void* user) {
     transfer.over = true;
     return CURL_WRITEFUNC_ERROR;
   }
+  if (*transfer.all_bytes + bytes > transfer.policy->all_bytes_max) {
+    transfer.all_over = true;
+    return CURL_WRITEFUNC_ERROR;
+  }
+  *transfer.all_bytes += bytes;
   transfer.body.append(data, bytes);
   return bytes;
 }
@@ -104,6 +112,10 @@ void set_up(Transfer& transfer) {
   set(easy, CURLOPT_PRIVATE, &transfer);
 }
 
+Error too_many_bytes(const FetchPolicy& policy) {
+  return make_error(ErrorCode::too_large, "", "with the pictures before it more than {} bytes", policy.all_bytes_max);
+}
+
 Error status_error(long status) {
   ErrorCode code = ErrorCode::invalid_argument;
   if (status == 404 || status == 410) code = ErrorCode::not_found;
@@ -116,7 +128,7 @@ Error transfer_error(const Transfer& transfer, CURLcode code) {
   const auto fail = [](ErrorCode kind, std::string_view what) { return make_error(kind, "", "{}", what); };
   switch (code) {
     case CURLE_OPERATION_TIMEDOUT:
-      return make_error(ErrorCode::deadline, "", "not done after {} ms", transfer.policy->timeout.count());
+      return make_error(ErrorCode::deadline, "", "not done after {} ms", transfer.time.count());
     case CURLE_COULDNT_RESOLVE_HOST:
       return fail(ErrorCode::unavailable, "the host name does not resolve");
     case CURLE_COULDNT_CONNECT:
@@ -138,6 +150,7 @@ Result<std::string> outcome(Transfer& transfer, CURLcode code) {
   if (code == CURLE_OPERATION_TIMEDOUT || status == 0) return transfer_error(transfer, code);
   if (status != 200) return status_error(status);
   if (transfer.over) return transfer_error(transfer, CURLE_FILESIZE_EXCEEDED);
+  if (transfer.all_over) return too_many_bytes(*transfer.policy);
   if (code != CURLE_OK) return transfer_error(transfer, code);
   return std::move(transfer.body);
 }
@@ -176,6 +189,11 @@ class Downloads {
   Downloads& operator=(const Downloads&) = delete;
 
   void add(size_t index, Url url) { waiting_.emplace_back(index, std::move(url)); }
+  /// Bytes that came without the network. False: they are too many.
+  bool count(size_t bytes) {
+    bytes_ += bytes;
+    return bytes_ <= policy_.all_bytes_max;
+  }
   /// Until all are done or `stop` is requested; what is not done then keeps the result that it had.
   void run(const std::stop_token& stop);
 
@@ -191,6 +209,8 @@ class Downloads {
   const FetchPolicy& policy_;
   const MediaLimits& limits_;
   std::vector<Result<std::string>>& results_;
+  const Clock::time_point deadline_ = Clock::now() + policy_.all_timeout;
+  size_t bytes_ = 0;  // that came, of all references
   std::deque<std::pair<size_t, Url>> waiting_;
   std::unique_ptr<CURLM, MultiCleanup> multi_;
   std::vector<std::unique_ptr<Transfer>> active_;
@@ -200,9 +220,11 @@ void Downloads::begin(size_t index, Url url) {
   auto transfer = std::make_unique<Transfer>();
   transfer->index = index;
   transfer->url = std::move(url);
-  transfer->deadline = Clock::now() + policy_.timeout;
+  transfer->deadline = std::min(Clock::now() + policy_.timeout, deadline_);
+  transfer->time = transfer->deadline == deadline_ ? policy_.all_timeout : policy_.timeout;
   transfer->policy = &policy_;
   transfer->bytes_max = limits_.bytes_max;
+  transfer->all_bytes = &bytes_;
   set_up(*transfer);
   start(*transfer);
   active_.push_back(std::move(transfer));
@@ -214,7 +236,7 @@ void Downloads::start(Transfer& transfer) {
   set(transfer.easy.get(), CURLOPT_TIMEOUT_MS, static_cast<long>(std::max<int64_t>(left.count(), 1)));
   set(transfer.easy.get(), CURLOPT_URL, transfer.url.to_string().c_str());
   transfer.body.clear();
-  transfer.over = transfer.opened = false;
+  transfer.over = transfer.all_over = transfer.opened = false;
   transfer.refused = {};
   const CURLMcode code = curl_multi_add_handle(multi_.get(), transfer.easy.get());
   KEYE_CHECK(code == CURLM_OK, "libcurl: {}", curl_multi_strerror(code));
@@ -341,6 +363,7 @@ std::vector<Result<std::string>> fetch_media(std::span<const std::string> refere
       }
     } else {
       auto bytes = load_here(reference, policy, limits);
+      if (bytes && !downloads.count(bytes->size())) bytes = too_many_bytes(policy);
       results[i] = bytes ? std::move(bytes) : about(bytes.error());
     }
   }

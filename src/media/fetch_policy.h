@@ -26,6 +26,10 @@ struct FetchPolicy {
   std::vector<std::string> domains;
   /// For one reference from its first connection on, redirects included.
   std::chrono::milliseconds timeout{30'000};
+  /// For all references of one call, as many as there are.
+  std::chrono::milliseconds all_timeout{120'000};
+  /// Of all of them together, whatever the limit of one is.
+  size_t all_bytes_max = size_t{512} << 20;
   int redirects_max = 3;
   /// Fetches at the same time, of one call.
   int parallel_max = 8;

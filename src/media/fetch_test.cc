@@ -328,6 +328,40 @@ TEST_F(FetchTest, TimeIsForAllHopsTogether) {
   }
 }
 
+TEST_F(FetchTest, CVE_2026_34755_all_references_together_have_a_time) {
+  const Server server([](const Exchange& exchange) { exchange.wait_ms(20'000); });
+  policy_.timeout = milliseconds(200);
+  policy_.all_timeout = milliseconds(300);
+  policy_.parallel_max = 2;
+  const std::vector<std::string> references(20, server.url("/stalls"));
+  const auto start = Clock::now();
+  const auto results = fetch_media(references, policy_, limits_);
+  EXPECT_LT(Clock::now() - start, milliseconds(1500));
+  EXPECT_EQ(results.front().error().message, "not done after 200 ms");
+  EXPECT_EQ(results.back().error().message, "not done after 300 ms");
+}
+
+TEST_F(FetchTest, CVE_2026_34755_all_references_together_have_a_size) {
+  const Server server([](const Exchange& exchange) { exchange.reply("200 OK", "", std::string(400, 'a')); });
+  policy_.all_bytes_max = 1000;
+  policy_.parallel_max = 1;
+  const std::string data = "data:," + std::string(400, 'b');
+  const std::string small = "data:,b";
+  const auto good = [&](const std::vector<std::string>& references) {
+    std::string out;
+    for (const auto& result : fetch_media(references, policy_, limits_)) {
+      out += result ? '1' : '0';
+      if (!result) {
+        EXPECT_EQ(result.error().code, ErrorCode::too_large);
+      }
+    }
+    return out;
+  };
+  EXPECT_EQ(good({server.url("/"), server.url("/"), server.url("/")}), "110");
+  EXPECT_EQ(good({data, data, data}), "110");
+  EXPECT_EQ(good({server.url("/"), data, server.url("/"), small}), "1101") << "what needs no network comes first";
+}
+
 TEST_F(FetchTest, StopsWhenAsked) {
   const Server server([](const Exchange& exchange) {
     if (exchange.target() == "/quick") return say_picture(exchange);

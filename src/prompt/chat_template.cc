@@ -334,8 +334,8 @@ Result<text::Rendered> ChatTemplate::render(const Value& messages, const RenderO
   variables.set("documents", Value::none());
   for (const auto& [key, value] : options.variables.items()) variables.set(key, value);
   variables.set("messages", Value::list(std::move(normalised)));
-  KEYE_TRY(text::Rendered rendered,
-           choose(options).render(Value::dict(std::move(variables)), options.limits, options.now));
+  const text::RenderTime now = options.now ? *options.now : text::local_time_now();
+  KEYE_TRY(text::Rendered rendered, choose(options).render(Value::dict(std::move(variables)), options.limits, now));
   if (!options.continue_final_message) return rendered;
   return cut_at_mark(rendered, final_text);
 }

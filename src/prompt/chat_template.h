@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,8 +20,8 @@ struct RenderOptions {
   /// Leaves the last message, an answer, open to be continued: the prompt ends with that message's text, as Hugging
   /// Face's apply_chat_template has it. Needs add_generation_prompt = false.
   bool continue_final_message = false;
-  text::Dict variables;  // the template's own switches, such as enable_thinking
-  text::RenderTime now;
+  text::Dict variables;                 // the template's own switches, such as enable_thinking
+  std::optional<text::RenderTime> now;  // that strftime_now shows; nothing: the clock's
   text::TemplateLimits limits;
 };
 

@@ -79,15 +79,34 @@ ChatTemplate read_template(const std::string& name) {
   return compile(source != nullptr ? source->text() : *read_file(folder / name), tokens);
 }
 
+TEST(ChatTemplate, TheTimeIsTheClocksUnlessItIsGiven) {
+  const ChatTemplate chat_template = compile("{{ strftime_now('%Y-%m-%d') }}");
+  const auto today = [] {
+    const std::tm time = text::local_time_now().time;
+    return fmt::format("{}-{:02}-{:02}", time.tm_year + 1900, time.tm_mon + 1, time.tm_mday);
+  };
+  RenderOptions options;
+  const std::string before = today();  // it may become midnight meanwhile
+  const Result<text::Rendered> rendered = chat_template.render(parse("[]"), options);
+  ASSERT_TRUE(rendered) << rendered.error().to_string();
+  EXPECT_TRUE(rendered->text == before || rendered->text == today()) << rendered->text;
+  EXPECT_GE(before, "2025");
+  options.now.emplace();
+  options.now->time.tm_year = 125;
+  options.now->time.tm_mday = 7;
+  EXPECT_EQ(chat_template.render(parse("[]"), options)->text, "2025-01-07");
+}
+
 TEST(ContinueFinalMessage, LeavesTheMessageOpenAsTheReference) {
   const text::Value golden = read_golden("continued");
   const text::Dict& conversations = golden.dict().find("conversations")->dict();
   RenderOptions options;
   options.add_generation_prompt = false;
   options.continue_final_message = true;
-  options.now.time.tm_year = 125;  // the oracle's 2025-03-07
-  options.now.time.tm_mon = 2;
-  options.now.time.tm_mday = 7;
+  options.now.emplace();
+  options.now->time.tm_year = 125;  // the oracle's 2025-03-07
+  options.now->time.tm_mon = 2;
+  options.now->time.tm_mday = 7;
   int compared = 0;
   for (const auto& [name, expected] : golden.dict().find("expected")->dict().items()) {
     const ChatTemplate chat_template = read_template(name.text());

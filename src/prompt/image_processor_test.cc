@@ -223,5 +223,34 @@ TEST(ImageProcessorConfig, RefusesWhatItDoesNotDo) {
   EXPECT_THAT(error(R"([])"), HasSubstr("object"));
 }
 
+/// A digest that left any of these out would let one picture's features, and KV pages, stand for another's.
+TEST(ImageProcessor, CVE_2025_46722_digests_tell_pixels_shape_and_preprocessing) {
+  const Json plain = Json::object();
+  const auto digest = [](const Json& config, const media::Image& image) {
+    return ImageProcessor(parse(config)).content_digest(image);
+  };
+  media::Image wide(56, 112);
+  for (size_t i = 0; i < wide.rgb.size(); ++i) wide.rgb[i] = static_cast<uint8_t>(i * 7);
+  const Digest reference = digest(plain, wide);
+  EXPECT_EQ(reference, digest(plain, wide));
+
+  media::Image other = wide;
+  other.rgb.back() ^= 1;
+  EXPECT_NE(reference, digest(plain, other)) << "one bit of one pixel";
+  media::Image tall = wide;
+  std::swap(tall.height, tall.width);
+  EXPECT_NE(reference, digest(plain, tall)) << "the same bytes in another shape";
+  media::Image square = wide;
+  square.height = square.width = 28;
+  square.rgb.resize(size_t{28} * 28 * 3);
+  EXPECT_NE(reference, digest(plain, square));
+
+  for (const Json& config : {Json{{"image_mean", {0.4, 0.5, 0.5}}}, Json{{"image_std", {0.5, 0.5, 0.4}}},
+                             Json{{"rescale_factor", 0.01}}, Json{{"do_normalize", false}}, Json{{"do_rescale", false}},
+                             Json{{"patch_size", 28}, {"merge_size", 1}}, Json{{"merge_size", 1}}}) {
+    EXPECT_NE(reference, digest(config, wide)) << config.dump();
+  }
+}
+
 }  // namespace
 }  // namespace keye::prompt

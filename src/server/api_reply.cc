@@ -1,5 +1,6 @@
 #include "server/api_reply.h"
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -165,7 +166,10 @@ void ApiReply::on_prompt(size_t index, std::shared_ptr<const prompt::Prompt> pro
   for (size_t i = 0; i < replies_each_; ++i) {
     choices_[index * replies_each_ + i].prompt_tokens = static_cast<int64_t>(prompt->tokens.size());
   }
+  if (!prompt->vision.empty()) context_.metrics.observe_media(seconds_since(arrived_));
   prompts_[index] = std::move(prompt);
+  if (std::all_of(prompts_.begin(), prompts_.end(), [](const auto& ready) { return ready != nullptr; }))
+    exchange_->body_done();
   if (!request_.shape.stream) return;
   open_stream();
 }

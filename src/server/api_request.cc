@@ -43,6 +43,7 @@ Result<Value> read_picture(Fields& part) {
   url.find("detail");             // without effect: the size decides
   url.find("max_dynamic_patch");  // without effect, as in the published server
   url.find("min_dynamic_patch");
+  part.find("prompt_cache_breakpoint");  // without effect: prompts are found by what they hold
   KEYE_TRY(Value options, read_picture_options(part, url));
   KEYE_TRY_VOID(url.refuse_others());
   Dict inner;
@@ -68,6 +69,7 @@ Result<Value> read_part(const Value& given, const std::string& where) {
   if (type == "text") {
     const Value* text = part.find("text");
     if (text == nullptr || !text->is_string()) return part.wrong("text", "should be a string");
+    part.find("prompt_cache_breakpoint");  // without effect, likewise
     KEYE_TRY_VOID(part.refuse_others());
     return given;
   }
@@ -81,8 +83,8 @@ Result<Value> read_part(const Value& given, const std::string& where) {
 Result<Value> read_content(const Value& content, const std::string& where) {
   if (content.is_string()) return content;
   if (!content.is(Kind::list)) {
-    return Error{ErrorCode::invalid_argument, fmt::format("should be a string or a list of parts, got {}", shown(content)),
-                 where};
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("should be a string or a list of parts, got {}", shown(content)), where};
   }
   text::Values parts;
   for (size_t i = 0; i < content.items().size(); ++i) {
@@ -100,10 +102,12 @@ Result<Value> read_message(const Value& given, const std::string& where) {
   KEYE_TRY(auto role, fields.string("role", 64));
   if (role == "developer") role = "system";
   if (role == "tool" || role == "function") {
-    return Error{ErrorCode::unsupported, fmt::format("messages of role \"{}\" are not supported yet", *role), where + ".role"};
+    return Error{ErrorCode::unsupported, fmt::format("messages of role \"{}\" are not supported yet", *role),
+                 where + ".role"};
   }
   if (role != "system" && role != "user" && role != "assistant") {
-    return fields.wrong("role", fmt::format("should be system, developer, user or assistant, got \"{}\"", role.value_or("")));
+    return fields.wrong("role",
+                        fmt::format("should be system, developer, user or assistant, got \"{}\"", role.value_or("")));
   }
   Dict message;
   message.set("role", Value(std::string_view(*role)));
@@ -118,9 +122,11 @@ Result<Value> read_message(const Value& given, const std::string& where) {
       if (!reasoning->is_string()) return fields.wrong("reasoning_content", "should be a string");
       message.set("reasoning_content", *reasoning);
     }
-    fields.find("refusal");  // OpenAI's own replies come back with it: nobody refused
+    fields.find("refusal");  // OpenAI's own replies come back with these: nobody refused, nothing was cited
+    fields.find("annotations");
     for (const char* call : {"tool_calls", "function_call", "audio"}) {
-      if (const Value* value = fields.find(call); value != nullptr && !(value->is(Kind::list) && value->items().empty())) {
+      if (const Value* value = fields.find(call);
+          value != nullptr && !(value->is(Kind::list) && value->items().empty())) {
         return Error{ErrorCode::unsupported, "is not supported yet", where + "." + call};
       }
     }
@@ -165,7 +171,8 @@ Result<engine::PromptSource> read_prompt(const Value& prompt, bool parse_special
   wrapped.set("ids", prompt);
   Fields fields(wrapped);
   if (!is_token_list(prompt)) {
-    return Error{ErrorCode::invalid_argument, fmt::format("should be a string or token ids, got {}", shown(prompt)), where};
+    return Error{ErrorCode::invalid_argument, fmt::format("should be a string or token ids, got {}", shown(prompt)),
+                 where};
   }
   auto ids = fields.token_ids("ids", size_t{1} << 24);
   if (!ids) return Error{ErrorCode::invalid_argument, ids.error().message, where};
@@ -173,8 +180,8 @@ Result<engine::PromptSource> read_prompt(const Value& prompt, bool parse_special
 }
 
 /// One or several.
-Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool parse_special, const std::string& where,
-                                                       bool& is_batch) {
+Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool parse_special,
+                                                       const std::string& where, bool& is_batch) {
   is_batch = prompt.is(Kind::list) && !is_token_list(prompt);
   std::vector<engine::PromptSource> sources;
   if (!is_batch) {
@@ -184,13 +191,27 @@ Result<std::vector<engine::PromptSource>> read_prompts(const Value& prompt, bool
   }
   const size_t count = prompt.items().size();
   if (count < 1 || count > kPromptsMax) {
-    return Error{ErrorCode::invalid_argument, fmt::format("should have 1 to {} prompts, got {}", kPromptsMax, count), where};
+    return Error{ErrorCode::invalid_argument, fmt::format("should have 1 to {} prompts, got {}", kPromptsMax, count),
+                 where};
   }
   for (size_t i = 0; i < count; ++i) {
     KEYE_TRY(auto source, read_prompt(prompt.items()[i], parse_special, fmt::format("{}[{}]", where, i)));
     sources.push_back(std::move(source));
   }
   return sources;
+}
+
+/// One request for each prompt. `where` names the field that says how many replies each has.
+Result<ApiRequest> with_prompts(ApiRequest api, std::vector<engine::PromptSource> sources,
+                                const engine::Request& request, std::string_view where) {
+  if (sources.size() * static_cast<size_t>(request.replies) > kPromptsMax) {
+    return make_error(ErrorCode::invalid_argument, where, "{} prompts of {} replies each are more than {} replies",
+                      sources.size(), request.replies, kPromptsMax);
+  }
+  for (engine::PromptSource& source : sources) {
+    api.chats.push_back({.source = std::move(source), .request = request, .separate_reasoning = false});
+  }
+  return api;
 }
 
 }  // namespace
@@ -254,14 +275,7 @@ Result<ApiRequest> read_completion_request(std::string_view body, const RequestR
   if (prompt == nullptr) return fields.wrong("prompt", "is missing");
   KEYE_TRY(auto sources, read_prompts(*prompt, parse_special.value_or(false), "prompt", shape.is_batch));
   KEYE_TRY_VOID(fields.refuse_others());
-  if (sources.size() * static_cast<size_t>(request.replies) > kPromptsMax) {
-    return fields.wrong("n", fmt::format("{} prompts of {} replies each are more than {} replies", sources.size(),
-                                         request.replies, kPromptsMax));
-  }
-  for (engine::PromptSource& source : sources) {
-    api.chats.push_back({.source = std::move(source), .request = request, .separate_reasoning = false});
-  }
-  return api;
+  return with_prompts(std::move(api), std::move(sources), request, "n");
 }
 
 Result<ApiRequest> read_generate_request(std::string_view body, const RequestRules& rules) {
@@ -271,9 +285,9 @@ Result<ApiRequest> read_generate_request(std::string_view body, const RequestRul
   ReplyShape& shape = api.shape;
   shape.api = ReplyApi::generate;
   shape.model = rules.served_names.front();
-  shape.tenant = rules.tenant;
   engine::Request request = default_request(rules);
-  request.cache_salt = rules.tenant + "/";
+  KEYE_TRY_VOID(read_unsupported(fields, generate_fields()));
+  KEYE_TRY_VOID(read_scheduling(fields, rules, request, shape));
   request.stop.max_tokens = 128;  // as in SGLang
   KEYE_TRY(const Dict* params, fields.object("sampling_params"));
   if (params != nullptr) {
@@ -286,33 +300,25 @@ Result<ApiRequest> read_generate_request(std::string_view body, const RequestRul
   }
   KEYE_TRY(const auto stream, fields.boolean("stream"));
   shape.stream = stream.value_or(false);
-  KEYE_TRY(const auto rid, fields.string("rid", 128));
-  shape.rid = rid.value_or("");
   KEYE_TRY(const auto return_logprob, fields.boolean("return_logprob"));
   KEYE_TRY(const auto top, fields.integer("top_logprobs_num", 0, engine::kLogprobsMax));
-  KEYE_TRY(const auto start, fields.integer("logprob_start_len", -1, INT32_MAX));
-  if (start.value_or(-1) >= 0) {
-    return Error{ErrorCode::unsupported, "log-probabilities of the prompt are not supported; -1 is taken",
-                 "logprob_start_len"};
-  }
   if (return_logprob.value_or(false)) shape.logprobs = static_cast<int>(top.value_or(0));
   request.sampling.logprobs = shape.logprobs;
+  KEYE_TRY(const auto logprob_texts, fields.boolean("return_text_in_logprobs"));
+  shape.logprob_texts = logprob_texts.value_or(false);
   KEYE_TRY(const auto parse_special, fields.boolean("parse_special"));
-  KEYE_TRY(const auto priority, fields.integer("priority", -1000, 1000));
-  request.priority = static_cast<int>(priority.value_or(0));
-  if (const Value* images = fields.find("image_data"); images != nullptr) {
-    return Error{ErrorCode::unsupported, "is not supported here; send pictures to /v1/chat/completions", "image_data"};
-  }
   const Value* text = fields.find("text");
   const Value* ids = fields.find("input_ids");
   if ((text == nullptr) == (ids == nullptr)) return fields.wrong("text", "give one of text and input_ids");
   const char* name = text != nullptr ? "text" : "input_ids";
-  KEYE_TRY(auto sources, read_prompts(text != nullptr ? *text : *ids, parse_special.value_or(false), name, shape.is_batch));
-  KEYE_TRY_VOID(fields.refuse_others());
-  for (engine::PromptSource& source : sources) {
-    api.chats.push_back({.source = std::move(source), .request = request, .separate_reasoning = false});
+  KEYE_TRY(auto sources,
+           read_prompts(text != nullptr ? *text : *ids, parse_special.value_or(false), name, shape.is_batch));
+  for (const engine::PromptSource& source : sources) {
+    if (std::holds_alternative<prompt::PlainPrompt>(source) == (text != nullptr)) continue;
+    return fields.wrong(name, text != nullptr ? "should be text; token ids go to input_ids" : "should be token ids");
   }
-  return api;
+  KEYE_TRY_VOID(fields.refuse_others());
+  return with_prompts(std::move(api), std::move(sources), request, "sampling_params.n");
 }
 
 }  // namespace keye::server

@@ -30,7 +30,8 @@ struct ReplyShape {
   bool continuous_usage = false;  // the usage so far in every chunk
   int logprobs = -1;              // -1: none, else so many alternatives
   bool return_token_ids = false;
-  bool is_batch = false;  // generate: a list was asked for, so a list comes back
+  bool is_batch = false;       // generate: a list was asked for, so a list comes back
+  bool logprob_texts = false;  // generate: log-probabilities name their tokens
   std::string model;
   std::string rid;  // the client's own id; empty: one is made
   std::string tenant;

@@ -32,7 +32,8 @@ std::string new_id() {
 std::string id_of(const HttpRequest& request) {
   const std::string_view given = request.header("x-request-id");
   const bool is_harmless = !given.empty() && given.size() <= 128 && std::all_of(given.begin(), given.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+           c == '.';
   });
   return is_harmless ? std::string(given) : new_id();
 }
@@ -47,6 +48,9 @@ class Connection::HttpExchange final : public Exchange, public std::enable_share
   const HttpRequest& request() const override { return request_; }
   const std::string& id() const override { return id_; }
   std::string take_body() override { return std::move(request_.body); }
+  void body_done() override {
+    if (!closed_) connection_->release_body();
+  }
   void post(std::function<void()> task) override {
     asio::post(io_, [self = shared_from_this(), task = std::move(task)] { task(); });
   }
@@ -195,14 +199,17 @@ asio::awaitable<void> Connection::run() {
     bool goes_on = true;
     while (goes_on && !closed_) {
       std::optional<HttpRequest> request = co_await read_request();
-      shared_.body_bytes -= std::exchange(counted_body_bytes_, 0);
       if (!request) break;
       goes_on = co_await answer(std::move(*request));
+      release_body();
     }
     if (!closed_) co_await linger();
   }
+  release_body();
   close();
 }
+
+void Connection::release_body() { shared_.body_bytes -= std::exchange(counted_body_bytes_, 0); }
 
 // -- reading -----------------------------------------------------------------
 
@@ -233,48 +240,56 @@ void Connection::input_ended() {
   }
 }
 
-asio::awaitable<bool> Connection::wait_for_input(Clock::time_point deadline) {
-  while (input_.empty() && !input_ended_ && !closed_) {
+/// For more than the bytes that are known: those that the parser left wait for the rest of their line.
+asio::awaitable<bool> Connection::wait_for_input(size_t known, Clock::time_point deadline) {
+  while (input_.size() <= known && !input_ended_ && !closed_) {
     if (Clock::now() >= deadline) co_return false;
     input_event_.expires_at(deadline);
     co_await input_event_.async_wait(kAwait);
   }
-  co_return !input_.empty() && !closed_;
+  co_return input_.size() > known && !closed_;
 }
 
 asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   reading_request_ = false;
   input_.shrink_to_fit();
-  if (!co_await wait_for_input(Clock::now() + shared_.limits.idle_timeout)) co_return std::nullopt;
+  if (!co_await wait_for_input(0, Clock::now() + shared_.limits.idle_timeout)) co_return std::nullopt;
   reading_request_ = true;
   const Clock::time_point deadline = Clock::now() + shared_.limits.header_timeout;
   HttpParser parser({shared_.limits.header_bytes_max, shared_.limits.body_bytes_max});
+  size_t known = 0;
   while (parser.state() == HttpParser::State::header) {
-    if (!co_await wait_for_input(deadline)) {
+    if (!co_await wait_for_input(known, deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse({}, error_response(408, "the header of the request did not come in time"));
+      const HttpRequest unread;
+      HttpResponse late = error_response(408, "the header of the request did not come in time");
+      co_await refuse(unread, late);
       co_return std::nullopt;
     }
     parser.push(input_);
+    known = input_.size();
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.header(), parser.refusal());
+    HttpResponse refusal = parser.refusal();
+    co_await refuse(parser.header(), refusal);
     co_return std::nullopt;
   }
   if (std::optional<HttpResponse> refusal = shared_.hooks.screen(parser.header())) {
     const bool complete = parser.state() == HttpParser::State::done;
     if (!complete) {
-      co_await refuse(parser.header(), std::move(*refusal));
+      co_await refuse(parser.header(), *refusal);
       co_return std::nullopt;
     }
   }
-  co_return co_await read_body(std::move(parser), Clock::now() + shared_.limits.body_timeout);
+  co_return co_await read_body(std::move(parser), known);
 }
 
-asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser parser, Clock::time_point deadline) {
+asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser parser, size_t known) {
+  const Clock::time_point deadline = Clock::now() + shared_.limits.body_timeout;
   if (parser.state() == HttpParser::State::body && parser.expects_continue()) {
-    if (!co_await send("HTTP/1.1 100 Continue\r\n\r\n")) co_return std::nullopt;
+    std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (!co_await send(std::move(go_on))) co_return std::nullopt;
   }
   while (parser.state() == HttpParser::State::body) {
     const size_t before = counted_body_bytes_;
@@ -283,26 +298,30 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_body(HttpParser par
     if (shared_.body_bytes > shared_.limits.all_bodies_bytes_max) {
       HttpResponse busy = error_response(503, "the requests that are being received are too large together");
       busy.headers.emplace_back("Retry-After", "1");
-      co_await refuse(parser.header(), std::move(busy));
+      co_await refuse(parser.header(), busy);
       co_return std::nullopt;
     }
-    if (!co_await wait_for_input(deadline)) {
+    if (!co_await wait_for_input(known, deadline)) {
       if (input_ended_ || closed_) co_return std::nullopt;
-      co_await refuse(parser.header(), error_response(408, "the body of the request did not come in time"));
+      HttpResponse late = error_response(408, "the body of the request did not come in time");
+      co_await refuse(parser.header(), late);
       co_return std::nullopt;
     }
     parser.push(input_);
+    known = input_.size();
     room_event_.cancel();
   }
   if (parser.state() == HttpParser::State::failed) {
-    co_await refuse(parser.header(), parser.refusal());
+    HttpResponse refusal = parser.refusal();
+    co_await refuse(parser.header(), refusal);
     co_return std::nullopt;
   }
   co_return parser.take();
 }
 
 /// An answer before the request was read to its end; the connection ends with it.
-asio::awaitable<bool> Connection::refuse(const HttpRequest& request, HttpResponse response) {
+/// Takes no temporaries: GCC 12 destroys those of an awaited call twice.
+asio::awaitable<bool> Connection::refuse(const HttpRequest& request, HttpResponse& response) {
   for (auto& header : shared_.hooks.headers(request)) response.headers.push_back(std::move(header));
   ResponseRecord record{.id = id_of(request), .status = response.status, .bytes = response.body.size()};
   response.headers.emplace_back("X-Request-Id", record.id);
@@ -322,7 +341,8 @@ asio::awaitable<bool> Connection::answer(HttpRequest request) {
   shared_.hooks.handler(exchange);
   while (!closed_) {
     if (exchange->has_output()) {
-      if (!co_await send(exchange->take_output())) break;
+      std::string output = exchange->take_output();
+      if (!co_await send(std::move(output))) break;
       continue;
     }
     if (exchange->finished() || exchange->closed()) break;

@@ -20,7 +20,7 @@ namespace keye::server {
 struct ConnectionShared {
   HttpLimits limits;
   HttpHooks hooks;
-  size_t body_bytes = 0;          // of the requests that are being read, all connections together
+  size_t body_bytes = 0;          // of the requests that are being read and understood, all connections together
   std::atomic<int> answering{0};  // read by other threads
   bool draining = false;
 };
@@ -42,20 +42,21 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Clock = std::chrono::steady_clock;
 
   boost::asio::awaitable<void> pump();
-  boost::asio::awaitable<bool> wait_for_input(Clock::time_point deadline);
+  boost::asio::awaitable<bool> wait_for_input(size_t known, Clock::time_point deadline);
   /// The next request; nothing if the connection should end.
   boost::asio::awaitable<std::optional<HttpRequest>> read_request();
-  boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, Clock::time_point deadline);
-  boost::asio::awaitable<bool> refuse(const HttpRequest& request, HttpResponse response);
+  boost::asio::awaitable<std::optional<HttpRequest>> read_body(HttpParser parser, size_t known);
+  boost::asio::awaitable<bool> refuse(const HttpRequest& request, HttpResponse& response);
   boost::asio::awaitable<bool> answer(HttpRequest request);
   boost::asio::awaitable<bool> send(std::string text);
   boost::asio::awaitable<void> linger();
   void input_ended();
+  void release_body();
 
   boost::asio::io_context& io_;
   std::unique_ptr<Transport> transport_;
   ConnectionShared& shared_;
-  boost::asio::steady_timer input_event_;   // expires or is cancelled: there is input, room for it, or none any more
+  boost::asio::steady_timer input_event_;  // expires or is cancelled: there is input, room for it, or none any more
   boost::asio::steady_timer room_event_;
   boost::asio::steady_timer output_event_;  // there is something to write, or it is time for a ping
   boost::asio::steady_timer write_timer_;

@@ -22,6 +22,8 @@ class Exchange {
   virtual const std::string& id() const = 0;
   /// The bytes of the body may be given away once they are understood: a picture's base64 is long.
   virtual std::string take_body() = 0;
+  /// What was made of the body is small now: other requests may have its room.
+  virtual void body_done() = 0;
 
   /// From any thread: runs the task on the server's thread, in the order of the calls.
   virtual void post(std::function<void()> task) = 0;

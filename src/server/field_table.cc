@@ -18,7 +18,17 @@ constexpr std::string_view kTokens = R"({"type":["integer","array"],"items":{"ty
 constexpr std::string_view kPenalty = R"({"type":"number","minimum":-2,"maximum":2})";
 constexpr std::string_view kAny = R"({})";
 
-/// Of both requests.
+const FieldRow kRid = {"rid", kYes, kString, "the response's id, for /abort_request"};
+const FieldRow kPriority = {"priority", kYes, R"({"type":"integer","minimum":-1000,"maximum":1000})",
+                            "higher ones first; default: 0"};
+const FieldRow kTimeout = {"timeout", kYes, R"({"type":"number","exclusiveMinimum":0})",
+                           "seconds until the request ends with an error"};
+const FieldRow kCacheSalt = {"cache_salt", kYes, kString, "only requests with the same salt share what was computed"};
+const FieldRow kParseSpecial = {
+    "parse_special", kYes, kBool,
+    "default: false: what looks like a special token in the prompt is text; true: it becomes one"};
+
+/// Of the chat and the completions request.
 const std::vector<FieldRow> kShared = {
     {"model", kYes, kString, "a served name, or empty"},
     {"temperature", kYes, R"({"type":"number","minimum":0,"maximum":100})", "0: greedy; default: the checkpoint's"},
@@ -39,12 +49,12 @@ const std::vector<FieldRow> kShared = {
     {"skip_special_tokens", kYes, kBool, "default: true"},
     {"n", kYes, R"({"type":"integer","minimum":1,"maximum":128})", "replies, all in one response"},
     {"stream", kYes, kBool, "server-sent events"},
-    {"stream_options", kYes, kObject, "include_usage, continuous_usage_stats"},
+    {"stream_options", kYes, kObject, "include_usage, continuous_usage_stats; include_obfuscation: true is refused"},
     {"return_token_ids", kYes, kBool, "prompt_token_ids and token_ids in the response"},
-    {"rid", kYes, kString, "the response's id, for /abort_request"},
-    {"priority", kYes, R"({"type":"integer","minimum":-1000,"maximum":1000})", "higher ones first; default: 0"},
-    {"timeout", kYes, R"({"type":"number","exclusiveMinimum":0})", "seconds until the request ends with an error"},
-    {"cache_salt", kYes, kString, "only requests with the same salt share what was computed"},
+    kRid,
+    kPriority,
+    kTimeout,
+    kCacheSalt,
     {"user", kIdle, kString, "the API key says who asks"},
 };
 
@@ -54,12 +64,14 @@ const std::vector<FieldRow> kChatOnly = {
     {"max_completion_tokens", kYes, kCount, "as max_tokens, before which it goes"},
     {"logprobs", kYes, kBool, "of each token of the reply"},
     {"top_logprobs", kYes, R"({"type":"integer","minimum":0,"maximum":20})", "with logprobs: so many alternatives"},
-    {"chat_template_kwargs", kYes, kObject, "switches of the chat template, such as enable_thinking; others are refused"},
+    {"chat_template_kwargs", kYes, kObject,
+     "switches of the chat template, such as enable_thinking; others are refused"},
     {"add_generation_prompt", kYes, kBool, "default: true, and false with continue_final_message"},
     {"continue_final_message", kYes, kBool, "the reply goes on where the last message, an assistant's, ends"},
     {"separate_reasoning", kYes, kBool, "default: true: thoughts go to reasoning_content"},
     {"metadata", kIdle, kObject, "nothing is stored"},
     {"prompt_cache_key", kIdle, kString, "prompts are found by what they hold; see cache_salt"},
+    {"prompt_cache_options", kIdle, kObject, "likewise"},
     {"prompt_cache_retention", kIdle, kString, "pages are kept as long as there is room"},
     {"safety_identifier", kIdle, kString, "the API key says who asks"},
     {"service_tier", kIdle, kString, "there is one; see priority"},
@@ -75,17 +87,62 @@ const std::vector<FieldRow> kChatOnly = {
     {"prediction", kNo, kObject, "speculation is not supported"},
     {"reasoning_effort", kNo, kString, "use chat_template_kwargs, or /think and /no_think in the message"},
     {"verbosity", kNo, kString, "say it in a message"},
+    {"moderation", kNo, kObject, "nothing is moderated here"},
     {"web_search_options", kNo, kObject, "the server does not search"},
 };
 
 const std::vector<FieldRow> kCompletionOnly = {
     {"prompt", kYes, kAny, "a string, a list of strings, token ids, or a list of lists of token ids; at most 128"},
-    {"parse_special", kYes, kBool,
-     "default: false: what looks like a special token in the prompt is text; true: it becomes one"},
-    {"logprobs", kYes, R"({"type":"integer","minimum":0,"maximum":20})", "of each token of the reply, and alternatives"},
+    kParseSpecial,
+    {"logprobs", kYes, R"({"type":"integer","minimum":0,"maximum":20})",
+     "of each token of the reply, and alternatives"},
     {"echo", kNo, kBool, "true is refused: the prompt is not repeated"},
     {"suffix", kNo, kString, "no model of the family fills in"},
     {"best_of", kNo, kCount, "1 is taken; use n"},
+};
+
+const std::vector<FieldRow> kGenerate = {
+    {"text", kYes, kStrings, "a prompt, or a list of at most 128"},
+    {"input_ids", kYes, kArray, "instead of text: token ids, or a list of lists of them"},
+    {"sampling_params", kYes, kObject,
+     "max_new_tokens (default: 128), n, and of the chat request's fields those from temperature to "
+     "skip_special_tokens"},
+    {"stream", kYes, kBool, "server-sent events; each has all of its reply so far"},
+    {"return_logprob", kYes, kBool, "of each token of the reply"},
+    {"top_logprobs_num", kYes, R"({"type":"integer","minimum":0,"maximum":20})",
+     "with return_logprob: so many alternatives"},
+    {"return_text_in_logprobs", kYes, kBool, "tokens of log-probabilities with their text"},
+    kParseSpecial,
+    kRid,
+    kPriority,
+    kTimeout,
+    kCacheSalt,
+    {"log_metrics", kIdle, kBool, "all requests are counted"},
+    {"logprob_start_len", kNo, kInteger, "-1 is taken: prompts have no log-probabilities"},
+    {"token_ids_logprob", kNo, kArray, "use top_logprobs_num"},
+    {"return_hidden_states", kNo, kBool, "only tokens leave the model"},
+    {"input_embeds", kNo, kArray, "send text, input_ids or messages"},
+    {"image_data", kNo, kAny, "send pictures to /v1/chat/completions"},
+    {"video_data", kNo, kAny, "videos are not supported yet"},
+    {"audio_data", kNo, kAny, "no model of the family hears"},
+    {"session_params", kNo, kObject, "every request holds all of its prompt"},
+    {"lora_path", kNo, kString, "adapters are not supported"},
+    {"custom_logit_processor", kNo, kString, "no code of a request is ever run; use logit_bias"},
+};
+
+const std::vector<FieldRow> kTokenize = {
+    {"prompt", kYes, kStrings, "a text, or a list of at most 128"},
+    {"parse_special", kYes, kBool, "default: true: what looks like a special token becomes one"},
+    {"model", kYes, kString, "ignored: there is one tokenizer"},
+};
+const std::vector<FieldRow> kDetokenize = {
+    {"tokens", kYes, kArray, "token ids, or a list of lists of them"},
+    {"skip_special_tokens", kYes, kBool, "default: true"},
+    {"model", kYes, kString, "ignored: there is one tokenizer"},
+};
+const std::vector<FieldRow> kAbort = {
+    {"rid", kYes, kString, "the id of a response that is under way"},
+    {"abort_all", kYes, kBool, "all of everybody; needs the admin key"},
 };
 
 std::vector<FieldRow> joined(const std::vector<FieldRow>& own) {
@@ -105,6 +162,11 @@ const std::vector<FieldRow>& completion_fields() {
   static const std::vector<FieldRow> rows = joined(kCompletionOnly);
   return rows;
 }
+
+const std::vector<FieldRow>& generate_fields() { return kGenerate; }
+const std::vector<FieldRow>& tokenize_fields() { return kTokenize; }
+const std::vector<FieldRow>& detokenize_fields() { return kDetokenize; }
+const std::vector<FieldRow>& abort_fields() { return kAbort; }
 
 std::string_view field_status_name(FieldStatus status) {
   switch (status) {

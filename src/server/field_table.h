@@ -1,5 +1,5 @@
-// Every field of the chat and completions requests, and what the server does with it. docs/openai-compat.md shows this
-// table, /openapi.json is made from it, and a test walks it.
+// Every field of the requests, and what the server does with it. docs/openai-compat.md shows these tables,
+// /openapi.json is made from them, and a test walks them.
 #pragma once
 
 #include <string_view>
@@ -22,6 +22,11 @@ struct FieldRow {
 
 const std::vector<FieldRow>& chat_fields();
 const std::vector<FieldRow>& completion_fields();
+/// SGLang's /generate, and the bodies of the smaller paths.
+const std::vector<FieldRow>& generate_fields();
+const std::vector<FieldRow>& tokenize_fields();
+const std::vector<FieldRow>& detokenize_fields();
+const std::vector<FieldRow>& abort_fields();
 std::string_view field_status_name(FieldStatus status);
 
 }  // namespace keye::server

@@ -87,7 +87,8 @@ Result<std::vector<std::string>> Fields::strings(std::string_view name, size_t c
   std::vector<std::string> strings;
   const Value* value = find(name);
   if (value == nullptr) return strings;
-  const std::string what = fmt::format("a string or a list of at most {}, each of at most {} bytes", count_max, bytes_max);
+  const std::string what =
+      fmt::format("a string or a list of at most {}, each of at most {} bytes", count_max, bytes_max);
   const auto add = [&](const Value& item) {
     if (!item.is_string() || item.text().size() > bytes_max) return false;
     strings.push_back(item.text());
@@ -136,7 +137,8 @@ Result<const text::Dict*> Fields::object(std::string_view name) {
 Result<void> Fields::refuse_others() const {
   for (const auto& [key, value] : object_.items()) {
     const std::string name = key.is_string() ? key.text() : "";
-    if (!known_.contains(name)) return wrong(name.substr(0, 100), "is not a field of this request");
+    if (!known_.contains(name) && !value.is(Kind::none))
+      return wrong(name.substr(0, 100), "is not a field of this request");
   }
   return {};
 }

@@ -12,7 +12,8 @@
 
 namespace keye::server {
 
-/// Null counts as absent everywhere. Every field that is asked for is known; refuse_others() refuses the rest.
+/// Null counts as absent everywhere, whatever the field. Every field that is asked for is known; refuse_others()
+/// refuses the rest.
 class Fields {
  public:
   /// `object` must outlive this; `where` is put before the names in errors ("stream_options.").

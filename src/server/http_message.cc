@@ -72,7 +72,8 @@ std::string_view status_text(int status) {
 
 std::string response_head(const HttpRequest& request, int status, const HttpHeaders& headers,
                           std::optional<size_t> length, bool keep_alive) {
-  std::string head = fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\nServer: keye\r\n", status, status_text(status), http_date());
+  std::string head =
+      fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\nServer: keye\r\n", status, status_text(status), http_date());
   for (const auto& [name, value] : headers) head += fmt::format("{}: {}\r\n", name, value);
   if (length) {
     head += fmt::format("Content-Length: {}\r\n", *length);

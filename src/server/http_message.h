@@ -11,9 +11,9 @@
 namespace keye::server {
 
 struct HttpRequest {
-  std::string method;  // upper case
-  std::string path;    // of the target, percent-decoded, without the query
-  std::string query;   // behind the "?", as it came
+  std::string method;                                       // upper case
+  std::string path;                                         // of the target, percent-decoded, without the query
+  std::string query;                                        // behind the "?", as it came
   std::map<std::string, std::string, std::less<>> headers;  // names in lower case; repeated ones joined by ", "
   std::string body;
   bool keep_alive = true;

@@ -4,6 +4,8 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <functional>
+#include <iterator>
 
 #include "base/json.h"
 
@@ -12,7 +14,25 @@ namespace keye::server {
 namespace http = boost::beast::http;
 
 struct HttpParser::Impl {
+  explicit Impl(const HttpParserLimits& given) : limits(given) {
+    parser.eager(false);  // until the header is read: what trails a body is not part of it
+    parser.header_limit(static_cast<std::uint32_t>(limits.header_bytes_max));
+    parser.body_limit(limits.body_bytes_max);
+    parser.on_chunk_header(on_chunk);
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  HttpParserLimits limits;
   http::request_parser<http::string_body> parser;
+  size_t header_bytes = 0;     // that were taken; Beast's own limit is for what it gets at a time
+  size_t extension_bytes = 0;  // of all chunks
+  /// Nothing reads the extensions of chunks, so that they count neither as header nor as body; but they cost.
+  std::function<void(std::uint64_t, boost::beast::string_view, boost::system::error_code&)> on_chunk =
+      [this](std::uint64_t, boost::beast::string_view extension, boost::system::error_code& error) {
+        extension_bytes += extension.size();
+        if (extension_bytes > limits.header_bytes_max) error = http::error::header_limit;
+      };
 };
 
 namespace {
@@ -22,6 +42,27 @@ std::string lower(std::string_view text) {
   std::transform(out.begin(), out.end(), out.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
   return out;
+}
+
+/// What of the input, which begins with a line of the header, is header.
+std::string_view rest_of_header(std::string_view input) {
+  constexpr std::string_view kEnd = "\r\n\r\n";
+  if (input.starts_with("\r\n")) return input.substr(0, 2);  // all lines but the empty one were taken before
+  const size_t end = input.find(kEnd);
+  return end == std::string_view::npos ? input : input.substr(0, end + kEnd.size());
+}
+
+/// Whether a line goes on in the next one: obsolete, and read differently by different programs.
+bool has_folded_line(std::string_view header) {
+  return header.find("\r\n ") != std::string_view::npos || header.find("\r\n\t") != std::string_view::npos;
+}
+
+/// Whether a line ends with a line feed alone, which Beast waits behind for a better end.
+bool has_bare_line_feed(std::string_view header) {
+  for (size_t i = header.find('\n'); i != std::string_view::npos; i = header.find('\n', i + 1)) {
+    if (i == 0 || header[i - 1] != '\r') return true;
+  }
+  return false;
 }
 
 int status_of(const boost::system::error_code& error) {
@@ -69,11 +110,7 @@ HttpResponse error_response(int status, std::string_view message, std::string_vi
   return response;
 }
 
-HttpParser::HttpParser(const HttpParserLimits& limits) : impl_(std::make_unique<Impl>()) {
-  impl_->parser.eager(true);
-  impl_->parser.header_limit(static_cast<std::uint32_t>(limits.header_bytes_max));
-  impl_->parser.body_limit(limits.body_bytes_max);
-}
+HttpParser::HttpParser(const HttpParserLimits& limits) : impl_(std::make_unique<Impl>(limits)) {}
 HttpParser::~HttpParser() = default;
 HttpParser::HttpParser(HttpParser&&) noexcept = default;
 HttpParser& HttpParser::operator=(HttpParser&&) noexcept = default;
@@ -81,8 +118,17 @@ HttpParser& HttpParser::operator=(HttpParser&&) noexcept = default;
 HttpParser::State HttpParser::push(std::string& input) {
   while (!input.empty() && (state_ == State::header || state_ == State::body)) {
     started_ = true;
+    if (state_ == State::header) {
+      const std::string_view header = rest_of_header(input);
+      if (has_folded_line(header)) return fail(400, "a line of the header is folded");
+      if (has_bare_line_feed(header)) return fail(400, "a line of the header does not end with CR LF");
+      if (impl_->header_bytes + header.size() > impl_->limits.header_bytes_max) {
+        return fail(431, fmt::format("the header has more than {} bytes", impl_->limits.header_bytes_max));
+      }
+    }
     boost::system::error_code error;
     const size_t used = impl_->parser.put(boost::asio::const_buffer(input.data(), input.size()), error);
+    if (state_ == State::header) impl_->header_bytes += used;
     input.erase(0, used);
     if (error && error != http::error::need_more) {
       return fail(status_of(error), fmt::format("malformed HTTP request: {}", error.message()));
@@ -90,12 +136,32 @@ HttpParser::State HttpParser::push(std::string& input) {
     if (state_ == State::header && impl_->parser.is_header_done()) {
       state_ = State::body;
       read_header();
+      impl_->parser.eager(true);
       if (state_ == State::failed) return state_;
     }
     if (impl_->parser.is_done()) state_ = State::done;
     if (used == 0) break;
   }
+  // What is left is a line that has no end yet: a header's, which is limited already, or one between two chunks.
+  if (state_ == State::body && input.size() > impl_->limits.header_bytes_max) {
+    return fail(431, "a chunk's header or the trailers are too long");
+  }
   return state_;
+}
+
+/// What a proxy in front could read in another way than this server is refused: two readings of where a request ends
+/// let one client's bytes become another's request.
+std::string HttpParser::ambiguity() const {
+  const auto& message = impl_->parser.get();
+  const auto hosts = message.equal_range(http::field::host);
+  const auto host_count = std::distance(hosts.first, hosts.second);
+  if (host_count > 1 || (host_count == 0 && !request_.http_1_0)) return "a request should have one Host";
+  const auto coding = request_.headers.find("transfer-encoding");
+  if (coding == request_.headers.end()) return {};
+  if (request_.headers.contains("content-length")) return "a body should have one length";
+  if (request_.http_1_0 || lower(coding->second) != "chunked")
+    return "the only Transfer-Encoding is HTTP/1.1's chunked";
+  return {};
 }
 
 void HttpParser::read_header() {
@@ -107,6 +173,10 @@ void HttpParser::read_header() {
     std::string& value = request_.headers[lower(field.name_string())];
     if (!value.empty()) value += ", ";
     value += std::string_view(field.value());
+  }
+  if (std::string why = ambiguity(); !why.empty()) {
+    fail(400, std::move(why));
+    return;
   }
   const std::string_view target = message.target();
   if (!target.starts_with('/')) {

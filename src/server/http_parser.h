@@ -30,8 +30,8 @@ class HttpParser {
   HttpParser(HttpParser&&) noexcept;
   HttpParser& operator=(HttpParser&&) noexcept;
 
-  /// Takes bytes off the front of `input`: all up to the end of the request. May be called again as long as the state is
-  /// `header` or `body`.
+  /// Takes bytes off the front of `input`: all up to the end of the request, or to a line that is not whole yet. May be
+  /// called again as long as the state is `header` or `body`, when there are more bytes behind those that it left.
   State push(std::string& input);
   State state() const { return state_; }
   /// Whether any byte of the request has come.
@@ -53,6 +53,7 @@ class HttpParser {
   struct Impl;
 
   void read_header();
+  std::string ambiguity() const;
   State fail(int status, std::string message);
 
   std::unique_ptr<Impl> impl_;

@@ -101,8 +101,8 @@ Result<void> HttpServer::Impl::open_tls() {
                     error);
   // Idle connections give their buffers back.
   ::SSL_CTX_set_mode(tls_->native_handle(), SSL_MODE_RELEASE_BUFFERS);
-  tls_->set_password_callback([password = files.password](size_t, asio::ssl::context::password_purpose) { return password; },
-                              error);
+  tls_->set_password_callback(
+      [password = files.password](size_t, asio::ssl::context::password_purpose) { return password; }, error);
   tls_->use_certificate_chain_file(files.certificate, error);
   if (error) return failed("--ssl-certfile", files.certificate);
   tls_->use_private_key_file(files.key, asio::ssl::context::pem, error);

@@ -24,12 +24,12 @@ struct HttpLimits {
   size_t header_bytes_max = size_t{16} << 10;
   size_t body_bytes_max = size_t{256} << 20;
   int connections_max = 4096;
-  std::chrono::milliseconds header_timeout{10'000};   // from a request's first byte to the end of its header
-  std::chrono::milliseconds body_timeout{120'000};    // for the whole body
-  std::chrono::milliseconds idle_timeout{75'000};     // between two requests of a connection
-  std::chrono::milliseconds write_timeout{60'000};    // without the peer taking a byte
+  std::chrono::milliseconds header_timeout{10'000};  // from a request's first byte to the end of its header
+  std::chrono::milliseconds body_timeout{120'000};   // for the whole body
+  std::chrono::milliseconds idle_timeout{75'000};    // between two requests of a connection
+  std::chrono::milliseconds write_timeout{60'000};   // without the peer taking a byte
   std::chrono::milliseconds ping_interval{15'000};
-  size_t all_bodies_bytes_max = size_t{2} << 30;  // of all requests that are being read
+  size_t all_bodies_bytes_max = size_t{2} << 30;  // of all requests that are being read and understood
   size_t backlog_bytes_max = size_t{64} << 20;    // of a response that its reader does not take: the connection ends
 };
 

@@ -60,10 +60,14 @@ struct Metrics::Impl {
   std::mutex mutex;  // of the maps
   std::map<std::string, Gauge*> gauges;
   std::map<std::string, Counter*> totals;
-  Histogram& first_token = histogram("keye_time_to_first_token_seconds", "From a request to its first token.", kFirstToken);
+  Histogram& first_token =
+      histogram("keye_time_to_first_token_seconds", "From a request to its first token.", kFirstToken);
   Histogram& next_token = histogram("keye_inter_token_latency_seconds", "From a token to the next one.", kNextToken);
   Histogram& whole = histogram("keye_e2e_request_latency_seconds", "From a request to the end of a reply.", kWhole);
   Histogram& queued = histogram("keye_queue_time_seconds", "From a request's preparation to its first step.", kPart);
+  Histogram& media =
+      histogram("keye_media_time_seconds",
+                "From a request with pictures to its prompt: waiting for that, fetching, decoding, resizing.", kPart);
   Histogram& vision = histogram("keye_vision_time_seconds", "Encoding the pictures of a request.", kPart);
   Counter& prompt_tokens = counter("keye_prompt_tokens_total", "Tokens of prompts of finished replies.");
   Counter& generation_tokens = counter("keye_generation_tokens_total", "Tokens of finished replies.");
@@ -76,6 +80,7 @@ struct Metrics::Impl {
 Metrics::Metrics(const std::string& model) : impl_(std::make_unique<Impl>(model)) {}
 Metrics::~Metrics() = default;
 
+void Metrics::observe_media(double seconds) { impl_->media.Observe(seconds); }
 void Metrics::observe_first_token(double seconds) { impl_->first_token.Observe(seconds); }
 void Metrics::observe_next_token(double seconds) { impl_->next_token.Observe(seconds); }
 

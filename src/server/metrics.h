@@ -27,6 +27,8 @@ class Metrics {
     std::string_view finish;
   };
 
+  /// A request with pictures has its prompt.
+  void observe_media(double seconds);
   void observe_first_token(double seconds);
   void observe_next_token(double seconds);
   void observe_reply(const ReplyNumbers& reply);

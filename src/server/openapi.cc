@@ -6,21 +6,43 @@
 namespace keye::server {
 namespace {
 
-OrderedJson request_schema(const std::vector<FieldRow>& rows, std::string_view required) {
+struct Body {
+  std::string_view path;
+  std::string_view name;  // of its schema
+  const std::vector<FieldRow>& rows;
+  std::vector<std::string_view> required;
+};
+
+const std::vector<Body>& bodies() {
+  static const std::vector<Body> all = {
+      {"/v1/chat/completions", "ChatRequest", chat_fields(), {"messages"}},
+      {"/v1/completions", "CompletionRequest", completion_fields(), {"prompt"}},
+      {"/generate", "GenerateRequest", generate_fields(), {}},
+      {"/tokenize", "TokenizeRequest", tokenize_fields(), {"prompt"}},
+      {"/v1/tokenize", "TokenizeRequest", tokenize_fields(), {"prompt"}},
+      {"/detokenize", "DetokenizeRequest", detokenize_fields(), {"tokens"}},
+      {"/v1/detokenize", "DetokenizeRequest", detokenize_fields(), {"tokens"}},
+      {"/abort_request", "AbortRequest", abort_fields(), {}},
+  };
+  return all;
+}
+
+OrderedJson request_schema(const Body& body) {
   OrderedJson properties = OrderedJson::object();
-  for (const FieldRow& row : rows) {
+  for (const FieldRow& row : body.rows) {
     OrderedJson schema = OrderedJson::parse(row.schema);
     std::string description(row.note);
     if (row.status != FieldStatus::supported) {
       description = fmt::format("{}: {}", row.status == FieldStatus::refused ? "Refused" : "Without effect", row.note);
     }
-    if (!description.empty()) schema["description"] = description;
+    schema["description"] = description;
     properties[std::string(row.name)] = std::move(schema);
   }
-  return {{"type", "object"},
-          {"required", OrderedJson::array({required})},
-          {"properties", std::move(properties)},
-          {"additionalProperties", false}};
+  OrderedJson schema = {{"type", "object"}};
+  if (!body.required.empty()) schema["required"] = body.required;
+  schema["properties"] = std::move(properties);
+  schema["additionalProperties"] = false;
+  return schema;
 }
 
 std::string_view summary_of(std::string_view path) {
@@ -52,10 +74,11 @@ std::string_view summary_of(std::string_view path) {
 
 OrderedJson operation(const Route& route, std::string_view path) {
   OrderedJson json = {{"summary", summary_of(path)}};
-  if (route.path == "/v1/chat/completions") {
-    json["requestBody"]["content"]["application/json"]["schema"] = {{"$ref", "#/components/schemas/ChatRequest"}};
-  } else if (route.path == "/v1/completions") {
-    json["requestBody"]["content"]["application/json"]["schema"] = {{"$ref", "#/components/schemas/CompletionRequest"}};
+  for (const Body& body : bodies()) {
+    if (body.path != path) continue;
+    json["requestBody"]["required"] = true;
+    json["requestBody"]["content"]["application/json"]["schema"] = {
+        {"$ref", fmt::format("#/components/schemas/{}", body.name)}};
   }
   json["responses"] = {{"200", {{"description", "OK"}}}};
   if (route.access == Access::everybody) json["security"] = OrderedJson::array();
@@ -84,8 +107,7 @@ OrderedJson openapi_document(const std::vector<Route>& routes) {
   OrderedJson document = {{"openapi", "3.1.0"}};
   document["info"] = {{"title", "keye serve"}, {"version", "1"}};
   document["paths"] = std::move(paths);
-  document["components"]["schemas"]["ChatRequest"] = request_schema(chat_fields(), "messages");
-  document["components"]["schemas"]["CompletionRequest"] = request_schema(completion_fields(), "prompt");
+  for (const Body& body : bodies()) document["components"]["schemas"][std::string(body.name)] = request_schema(body);
   document["components"]["securitySchemes"]["key"] = {{"type", "http"}, {"scheme", "bearer"}};
   document["security"] = OrderedJson::array({OrderedJson{{"key", OrderedJson::array()}}});
   return document;

@@ -105,7 +105,8 @@ OrderedJson ReplyWriter::chat_logprobs(std::span<const Sampled> tokens) const {
   for (const Sampled& token : tokens) {
     OrderedJson item = entry(token.token, token.logprob);
     item["top_logprobs"] = OrderedJson::array();
-    for (const engine::TokenLogprob& other : token.top) item["top_logprobs"].push_back(entry(other.token, other.logprob));
+    for (const engine::TokenLogprob& other : token.top)
+      item["top_logprobs"].push_back(entry(other.token, other.logprob));
     content.push_back(std::move(item));
   }
   return {{"content", std::move(content)}, {"refusal", nullptr}};
@@ -165,19 +166,24 @@ OrderedJson ReplyWriter::generate_reply(const Choice& choice) const {
                       {"cached_tokens", choice.cached_tokens},
                       {"e2e_latency", choice.seconds}};
   if (shape_.logprobs >= 0) {
-    // [log-probability, id, text]; the text is left out, as it is unless it is asked for.
+    const auto entry = [&](float logprob, int32_t token) {
+      return OrderedJson{logprob, token, shape_.logprob_texts ? OrderedJson(token_text(token)) : OrderedJson()};
+    };
     OrderedJson tokens = OrderedJson::array();
     OrderedJson top = OrderedJson::array();
     for (const Sampled& token : choice.tokens) {
-      tokens.push_back({token.logprob, token.token, nullptr});
+      tokens.push_back(entry(token.logprob, token.token));
       OrderedJson alternatives = OrderedJson::array();
-      for (const engine::TokenLogprob& other : token.top) alternatives.push_back({other.logprob, other.token, nullptr});
+      for (const engine::TokenLogprob& other : token.top) alternatives.push_back(entry(other.logprob, other.token));
       top.push_back(std::move(alternatives));
     }
     meta["output_token_logprobs"] = std::move(tokens);
     if (shape_.logprobs > 0) meta["output_top_logprobs"] = std::move(top);
   }
-  return {{"text", choice.content}, {"output_ids", token_ids(choice.tokens)}, {"meta_info", std::move(meta)}};
+  OrderedJson json = {
+      {"text", choice.content}, {"output_ids", token_ids(choice.tokens)}, {"meta_info", std::move(meta)}};
+  if (shape_.stream) json["index"] = choice.index;
+  return json;
 }
 
 std::string ReplyWriter::whole(const std::vector<Choice>& choices, const Usage& usage,
@@ -208,14 +214,20 @@ std::string ReplyWriter::whole(const std::vector<Choice>& choices, const Usage& 
 // -- streams -----------------------------------------------------------------
 
 std::string ReplyWriter::opening(const Choice& choice, const std::vector<int32_t>& prompt) const {
-  if (shape_.api != ReplyApi::chat) return {};
+  const bool is_chat = shape_.api == ReplyApi::chat;
+  if (!is_chat && (shape_.api == ReplyApi::generate || !shape_.return_token_ids)) return {};
   OrderedJson json = envelope(object_name(shape_.api, true));
   OrderedJson part = {{"index", choice.index}};
-  part["delta"] = {{"role", "assistant"}, {"content", ""}};
+  if (is_chat) {
+    part["delta"] = {{"role", "assistant"}, {"content", ""}};
+  } else {
+    part["text"] = "";
+    part["prompt_token_ids"] = prompt;
+  }
   part["logprobs"] = nullptr;
   part["finish_reason"] = nullptr;
   json["choices"] = OrderedJson::array({std::move(part)});
-  if (shape_.return_token_ids) json["prompt_token_ids"] = prompt;
+  if (is_chat && shape_.return_token_ids) json["prompt_token_ids"] = prompt;
   if (shape_.include_usage) json["usage"] = nullptr;
   return dump(json);
 }

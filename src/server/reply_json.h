@@ -31,7 +31,7 @@ struct Choice {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t reasoning_tokens = 0;
-  double seconds = 0;  // from the request to the end
+  double seconds = 0;            // from the request to the end
   size_t last_token_offset = 0;  // of the newest token's text, in bytes
 };
 
@@ -62,7 +62,7 @@ class ReplyWriter {
   /// A whole response. `prompts` is one list of ids for each prompt, for return_token_ids.
   std::string whole(const std::vector<Choice>& choices, const Usage& usage,
                     const std::vector<std::vector<int32_t>>& prompts) const;
-  /// The chunk that opens a choice; empty for APIs that have none.
+  /// The chunk that opens a choice; empty where it would say nothing.
   std::string opening(const Choice& choice, const std::vector<int32_t>& prompt) const;
   /// What an event adds to a choice, which already holds it. Empty if it adds nothing that is shown.
   std::string chunk(const Choice& choice, const engine::ChatEvent& event, const Usage& usage) const;

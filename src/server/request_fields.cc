@@ -33,18 +33,20 @@ Result<void> read_logit_bias(Fields& fields, engine::SamplingParams& sampling) {
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), token);
     const bool is_number = value.is(Kind::integer) || value.is(Kind::real);
     if (error != std::errc() || end != name.data() + name.size() || !is_number) {
-      return fields.wrong("logit_bias", fmt::format("should map token ids to numbers, got \"{}\": {}", name.substr(0, 40),
-                                                    shown(value)));
+      return fields.wrong("logit_bias", fmt::format("should map token ids to numbers, got \"{}\": {}",
+                                                    name.substr(0, 40), shown(value)));
     }
     sampling.logit_bias.emplace_back(token, static_cast<float>(value.real()));
   }
   return {};
 }
 
-/// Whether the value asks for nothing that is not there: false, 1, "none", an empty list, {"type": "text"}, ["text"].
+/// Whether the value asks for nothing that is not there: false, 1, -1, "none", an empty list, {"type": "text"},
+/// ["text"].
 bool asks_for_nothing(std::string_view name, const Value& value) {
   if (value.is(Kind::boolean)) return !value.boolean();
   if (name == "best_of") return value.is(Kind::integer) && value.integer() == 1;
+  if (name == "logprob_start_len") return value.is(Kind::integer) && value.integer() == -1;
   if (name == "tool_choice") return value.is_string() && value.text() == "none";
   if (name == "response_format" && value.is(Kind::dict)) {
     const Value* type = value.dict().find("type");
@@ -59,7 +61,7 @@ bool asks_for_nothing(std::string_view name, const Value& value) {
 }  // namespace
 
 Result<Value> parse_body(std::string_view body) {
-  auto value = text::parse_value(body, text::kOriginUser, "body");
+  auto value = text::parse_value(body, text::kOriginUser, "body", {.unique_keys = true, .values_max = kBodyValuesMax});
   if (!value) return Error{ErrorCode::invalid_argument, value.error().message, "body"};
   if (!value->is(Kind::dict)) {
     return Error{ErrorCode::invalid_argument, fmt::format("should be a JSON object, got {}", shown(*value)), "body"};
@@ -112,16 +114,7 @@ Result<void> read_sampling(Fields& fields, engine::Request& request) {
   return {};
 }
 
-Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Request& request, ReplyShape& shape) {
-  KEYE_TRY(const auto name, fields.string("model", 1024));
-  shape.model = rules.served_names.front();
-  if (name && !name->empty()) {
-    if (std::find(rules.served_names.begin(), rules.served_names.end(), *name) == rules.served_names.end()) {
-      return Error{ErrorCode::not_found,
-                   fmt::format("there is no model \"{}\"; served is \"{}\"", *name, rules.served_names.front()), "model"};
-    }
-    shape.model = *name;
-  }
+Result<void> read_scheduling(Fields& fields, const RequestRules& rules, engine::Request& request, ReplyShape& shape) {
   KEYE_TRY(const auto rid, fields.string("rid", 128));
   if (rid) shape.rid = *rid;
   KEYE_TRY(const auto priority, fields.integer("priority", -1000, 1000));
@@ -129,12 +122,27 @@ Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Requ
   KEYE_TRY(const auto timeout, fields.number("timeout", 1e-3, 1e7));
   const double seconds = timeout.value_or(std::chrono::duration<double>(rules.timeout).count());
   if (seconds > 0) {
-    request.deadline =
-        engine::Clock::now() + std::chrono::duration_cast<engine::Clock::duration>(std::chrono::duration<double>(seconds));
+    request.deadline = engine::Clock::now() +
+                       std::chrono::duration_cast<engine::Clock::duration>(std::chrono::duration<double>(seconds));
   }
   KEYE_TRY(const auto salt, fields.string("cache_salt", 256));
   request.cache_salt = rules.tenant + "/" + salt.value_or("");
   shape.tenant = rules.tenant;
+  return {};
+}
+
+Result<void> read_common(Fields& fields, const RequestRules& rules, engine::Request& request, ReplyShape& shape) {
+  KEYE_TRY(const auto name, fields.string("model", 1024));
+  shape.model = rules.served_names.front();
+  if (name && !name->empty()) {
+    if (std::find(rules.served_names.begin(), rules.served_names.end(), *name) == rules.served_names.end()) {
+      return Error{ErrorCode::not_found,
+                   fmt::format("there is no model \"{}\"; served is \"{}\"", *name, rules.served_names.front()),
+                   "model"};
+    }
+    shape.model = *name;
+  }
+  KEYE_TRY_VOID(read_scheduling(fields, rules, request, shape));
   KEYE_TRY(const auto replies, fields.integer("n", 1, engine::kRepliesMax));
   request.replies = static_cast<int>(replies.value_or(1));
   return {};
@@ -149,6 +157,11 @@ Result<void> read_stream(Fields& fields, ReplyShape& shape) {
   Fields inner(*options, "stream_options.");
   KEYE_TRY(const auto usage, inner.boolean("include_usage"));
   KEYE_TRY(const auto continuous, inner.boolean("continuous_usage_stats"));
+  KEYE_TRY(const auto obfuscation, inner.boolean("include_obfuscation"));
+  if (obfuscation.value_or(false)) {
+    return Error{ErrorCode::unsupported, "is not supported: chunks are as long as what they hold",
+                 inner.place("include_obfuscation")};
+  }
   shape.include_usage = usage.value_or(false);
   shape.continuous_usage = continuous.value_or(false);
   return inner.refuse_others();

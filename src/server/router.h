@@ -21,6 +21,15 @@ struct ApiKeys {
   std::string admin;
 };
 
+/// Names that a request's Host may have. A page in a browser on this machine can reach a server that listens only here,
+/// under a name of its own that it lets point here, and read its answers: the name is all that tells.
+struct HostRule {
+  bool only_local = false;          // addresses, localhost, and `others`
+  std::vector<std::string> others;  // "*": any
+
+  bool allows(const HttpRequest& request) const;
+};
+
 struct Route {
   std::string method;  // "GET|POST" for both
   std::string path;    // a last "*" stands for anything
@@ -31,7 +40,8 @@ struct Route {
 class Router {
  public:
   /// `origins`: of web pages that may call, "*" for all; none: CORS is off.
-  Router(ApiKeys keys, std::vector<std::string> origins) : keys_(std::move(keys)), origins_(std::move(origins)) {}
+  Router(ApiKeys keys, std::vector<std::string> origins, HostRule hosts = {})
+      : keys_(std::move(keys)), origins_(std::move(origins)), hosts_(std::move(hosts)) {}
 
   void add(Route route) { routes_.push_back(std::move(route)); }
   const std::vector<Route>& routes() const { return routes_; }
@@ -45,6 +55,8 @@ class Router {
   /// Headers that let the page's origin read a response; none where CORS is off.
   HttpHeaders cors_headers(const HttpRequest& request) const;
   bool is_allowed(const HttpRequest& request, Access access) const;
+  /// 401, for who is not allowed.
+  static HttpResponse key_needed(Access access);
   /// The key of "Authorization: Bearer KEY" or "X-API-Key: KEY"; empty if there is none.
   static std::string_view key_of(const HttpRequest& request);
 
@@ -53,6 +65,7 @@ class Router {
 
   ApiKeys keys_;
   std::vector<std::string> origins_;
+  HostRule hosts_;
   std::vector<Route> routes_;
 };
 

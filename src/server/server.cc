@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "media/address.h"
 #include "server/fields.h"
 #include "server/http_parser.h"
 #include "server/request_fields.h"
@@ -17,6 +18,8 @@ namespace {
 /// Larger bodies are parsed on a thread of their own: the server's thread has other connections.
 constexpr size_t kParseHereBytes = 64 << 10;
 constexpr int kReaderThreads = 2;
+/// Of all texts of one request to /tokenize: some seconds of work.
+constexpr size_t kTokenizeBytesMax = size_t{16} << 20;
 constexpr std::chrono::milliseconds kDrainPoll{20};
 constexpr int kLastWordsPolls = 50;
 
@@ -30,7 +33,16 @@ std::string random_hex() {
   return text;
 }
 
-/// Body fields of /tokenize and its like.
+bool is_loopback(const std::string& host) {
+  const auto ip = media::parse_ip(host);
+  return host == "localhost" || (ip && media::not_public(*ip) == "loopback");
+}
+
+HostRule host_rule(const ServerOptions& options) {
+  return {.only_local = is_loopback(options.http.host) && options.keys.keys.empty(), .others = options.allowed_hosts};
+}
+
+/// Body fields of /abort_request.
 Result<text::Value> body_of(Exchange& exchange) {
   const std::string body = exchange.take_body();
   return parse_body(body);
@@ -42,7 +54,7 @@ Server::Server(const ServerOptions& options)
     : options_(options),
       cache_secret_(random_hex()),
       metrics_(options.served_names.front()),
-      router_(options.keys, options.cors_origins),
+      router_(options.keys, options.cors_origins, host_rule(options)),
       readers_(kReaderThreads, "keye-read") {
   add_routes();
 }
@@ -52,14 +64,17 @@ Server::~Server() { stop(); }
 Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options) {
   auto server = std::unique_ptr<Server>(new Server(options));
   Server* self = server.get();
-  KEYE_TRY(server->http_,
-           HttpServer::start(options.http,
-                             {.screen = [self](const HttpRequest& request) { return self->router_.screen(request); },
-                              .handler = [self](std::shared_ptr<Exchange> exchange) { self->router_.handle(exchange); },
-                              .headers = [self](const HttpRequest& request) { return self->router_.cors_headers(request); },
-                              .ended = [self](const HttpRequest& request, const ResponseRecord& record) {
-                                self->log_response(request, record);
-                              }}));
+  if (options.keys.keys.empty() && options.http.tls.client_ca.empty() && !is_loopback(options.http.host)) {
+    log(LogLevel::warning, "there is no API key: whoever reaches {} may ask; see --api-key-file", options.http.host);
+  }
+  KEYE_TRY(
+      server->http_,
+      HttpServer::start(options.http,
+                        {.screen = [self](const HttpRequest& request) { return self->router_.screen(request); },
+                         .handler = [self](std::shared_ptr<Exchange> exchange) { self->router_.handle(exchange); },
+                         .headers = [self](const HttpRequest& request) { return self->router_.cors_headers(request); },
+                         .ended = [self](const HttpRequest& request,
+                                         const ResponseRecord& record) { self->log_response(request, record); }}));
   return server;
 }
 
@@ -110,8 +125,9 @@ void Server::log_response(const HttpRequest& request, const ResponseRecord& reco
 bool Server::is_ready(Exchange& exchange) const {
   const State state = state_.load();
   if (state == State::ready) return true;
-  HttpResponse response = error_response(
-      503, state == State::loading ? "the model is being loaded" : "the server is shutting down", {}, {}, "unavailable");
+  HttpResponse response =
+      error_response(503, state == State::loading ? "the model is being loaded" : "the server is shutting down", {}, {},
+                     "unavailable");
   response.headers.emplace_back("Retry-After", state == State::loading ? "5" : "1");
   exchange.respond(std::move(response));
   return false;
@@ -176,14 +192,10 @@ void Server::add_tool_routes() {
   router_.add({"GET", "/health", Access::everybody, [this](auto exchange) { health(*exchange); }});
   router_.add({"GET", "/health_generate", Access::key, [this](auto exchange) { health_generate(exchange); }});
   for (const char* path : {"/tokenize", "/v1/tokenize"}) {
-    router_.add({"POST", path, Access::key, [this](auto exchange) {
-                   if (is_ready(*exchange)) tokenize(*exchange);
-                 }});
+    router_.add({"POST", path, Access::key, [this](auto exchange) { answer_aside(exchange, &Server::tokenize); }});
   }
   for (const char* path : {"/detokenize", "/v1/detokenize"}) {
-    router_.add({"POST", path, Access::key, [this](auto exchange) {
-                   if (is_ready(*exchange)) detokenize(*exchange);
-                 }});
+    router_.add({"POST", path, Access::key, [this](auto exchange) { answer_aside(exchange, &Server::detokenize); }});
   }
   for (const char* path : {"/get_model_info", "/model_info"}) {
     router_.add({"GET", path, Access::key, [this](auto exchange) { model_info(*exchange); }});
@@ -220,7 +232,8 @@ void Server::health(Exchange& exchange) const {
   if (state == State::ready) {
     const engine::EngineStats stats = engine_->stats();
     const bool has_work = stats.running > 0 || stats.waiting > 0;
-    if (has_work && stats.seconds_since_step > std::chrono::duration<double>(options_.stuck_after).count()) status = "stuck";
+    if (has_work && stats.seconds_since_step > std::chrono::duration<double>(options_.stuck_after).count())
+      status = "stuck";
   }
   exchange.respond(json_response({{"status", status}}, status == "ok" ? 200 : 503));
 }
@@ -284,89 +297,96 @@ void Server::server_info(Exchange& exchange) const {
     const engine::EngineStats stats = engine_->stats();
     json["context_length"] = engine_->context_max();
     json["max_total_num_tokens"] = int64_t{stats.pages_total} * ops::kPageTokens;
-    json["state"] = {{"running", stats.running},       {"waiting", stats.waiting},
-                     {"kv_pages", stats.pages_total},  {"kv_pages_used", stats.pages_used},
+    json["state"] = {{"running", stats.running},          {"waiting", stats.waiting},
+                     {"kv_pages", stats.pages_total},     {"kv_pages_used", stats.pages_used},
                      {"kv_pages_kept", stats.pages_kept}, {"connections", http_->stats().connections}};
   }
   exchange.respond(json_response(json));
 }
 
-void Server::tokenize(Exchange& exchange) const {
-  const text::Tokenizer& tokenizer = engine_->prompts().tokenizer();
-  const auto read = [&]() -> Result<OrderedJson> {
-    KEYE_TRY(const text::Value whole, body_of(exchange));
-    Fields fields(whole.dict());
-    KEYE_TRY_VOID(fields.string("model", 1024));
-    KEYE_TRY(const auto parse_special, fields.boolean("parse_special"));
-    KEYE_TRY(const auto prompt, fields.strings("prompt", kPromptsMax, text::kEncodeBytesMax));
-    const text::Value* given = fields.find("prompt");
-    if (given == nullptr) return fields.wrong("prompt", "is missing");
-    KEYE_TRY_VOID(fields.refuse_others());
-    OrderedJson lists = OrderedJson::array();
-    OrderedJson counts = OrderedJson::array();
-    for (const std::string& text : prompt) {
-      const auto ids = parse_special.value_or(true) ? tokenizer.encode(text) : tokenizer.encode_plain(text);
-      counts.push_back(ids.size());
-      lists.push_back(ids);
-    }
-    const bool is_batch = !given->is_string();
-    return OrderedJson{{"tokens", is_batch ? lists : lists[0]},
-                       {"count", is_batch ? counts : counts[0]},
-                       {"max_model_len", engine_->context_max()}};
-  };
-  const auto json = read();
-  exchange.respond(json ? json_response(*json) : error_response(json.error()));
+/// On a reader's thread: the server's own has other connections.
+void Server::answer_aside(const std::shared_ptr<Exchange>& exchange, Maker make) {
+  if (!is_ready(*exchange)) return;
+  readers_.post([this, exchange, make, body = exchange->take_body()] {
+    const auto json = (this->*make)(body);
+    exchange->post([exchange, response = json ? json_response(*json) : error_response(json.error())] {
+      exchange->respond(response);
+    });
+  });
 }
 
-void Server::detokenize(Exchange& exchange) const {
+Result<OrderedJson> Server::tokenize(std::string_view body) const {
   const text::Tokenizer& tokenizer = engine_->prompts().tokenizer();
-  const auto read = [&]() -> Result<OrderedJson> {
-    KEYE_TRY(const text::Value whole, body_of(exchange));
-    Fields fields(whole.dict());
-    KEYE_TRY_VOID(fields.string("model", 1024));
-    KEYE_TRY(const auto skip, fields.boolean("skip_special_tokens"));
-    const text::Value* given = fields.find("tokens");
-    if (given == nullptr || !given->is(text::Kind::list)) return fields.wrong("tokens", "should be a list of token ids");
-    OrderedJson texts = OrderedJson::array();
-    const bool is_batch = !given->items().empty() && given->items()[0].is(text::Kind::list);
-    const auto decode = [&](const text::Value& list) -> Result<void> {
-      text::Dict one;
-      one.set("tokens", list);
-      Fields inner(one);
-      KEYE_TRY(const auto ids, inner.token_ids("tokens", size_t{1} << 22));
-      texts.push_back(tokenizer.decode(ids, skip.value_or(true)));
-      return {};
-    };
-    if (!is_batch) {
-      KEYE_TRY_VOID(decode(*given));
-    } else {
-      for (const text::Value& list : given->items()) KEYE_TRY_VOID(decode(list));
-    }
-    KEYE_TRY_VOID(fields.refuse_others());
-    return OrderedJson{{"text", is_batch ? texts : texts[0]}};
+  KEYE_TRY(const text::Value whole, parse_body(body));
+  Fields fields(whole.dict());
+  KEYE_TRY_VOID(fields.string("model", 1024));
+  KEYE_TRY(const auto parse_special, fields.boolean("parse_special"));
+  KEYE_TRY(const auto prompt, fields.strings("prompt", kPromptsMax, kTokenizeBytesMax));
+  const text::Value* given = fields.find("prompt");
+  if (given == nullptr) return fields.wrong("prompt", "is missing");
+  KEYE_TRY_VOID(fields.refuse_others());
+  size_t bytes = 0;
+  for (const std::string& text : prompt) bytes += text.size();
+  if (bytes > kTokenizeBytesMax) {
+    return Error{ErrorCode::too_large, fmt::format("has {} bytes, at most {} are taken", bytes, kTokenizeBytesMax),
+                 "prompt"};
+  }
+  OrderedJson lists = OrderedJson::array();
+  OrderedJson counts = OrderedJson::array();
+  for (const std::string& text : prompt) {
+    const auto ids = parse_special.value_or(true) ? tokenizer.encode(text) : tokenizer.encode_plain(text);
+    counts.push_back(ids.size());
+    lists.push_back(ids);
+  }
+  const bool is_batch = !given->is_string();
+  return OrderedJson{{"tokens", is_batch ? lists : lists[0]},
+                     {"count", is_batch ? counts : counts[0]},
+                     {"max_model_len", engine_->context_max()}};
+}
+
+Result<OrderedJson> Server::detokenize(std::string_view body) const {
+  const text::Tokenizer& tokenizer = engine_->prompts().tokenizer();
+  KEYE_TRY(const text::Value whole, parse_body(body));
+  Fields fields(whole.dict());
+  KEYE_TRY_VOID(fields.string("model", 1024));
+  KEYE_TRY(const auto skip, fields.boolean("skip_special_tokens"));
+  const text::Value* given = fields.find("tokens");
+  if (given == nullptr || !given->is(text::Kind::list)) return fields.wrong("tokens", "should be a list of token ids");
+  OrderedJson texts = OrderedJson::array();
+  const bool is_batch = !given->items().empty() && given->items()[0].is(text::Kind::list);
+  const auto decode = [&](const text::Value& list) -> Result<void> {
+    if (!list.is(text::Kind::list)) return fields.wrong("tokens", "should be a list of token ids, or of such lists");
+    text::Dict one;
+    one.set("tokens", list);
+    Fields inner(one);
+    KEYE_TRY(const auto ids, inner.token_ids("tokens", kBodyValuesMax));
+    texts.push_back(tokenizer.decode(ids, skip.value_or(true)));
+    return {};
   };
-  const auto json = read();
-  exchange.respond(json ? json_response(*json) : error_response(json.error()));
+  if (!is_batch) {
+    KEYE_TRY_VOID(decode(*given));
+  } else {
+    for (const text::Value& list : given->items()) KEYE_TRY_VOID(decode(list));
+  }
+  KEYE_TRY_VOID(fields.refuse_others());
+  return OrderedJson{{"text", is_batch ? texts : texts[0]}};
 }
 
 void Server::abort_request(Exchange& exchange) {
-  const auto read = [&]() -> Result<OrderedJson> {
+  const bool is_admin = router_.is_allowed(exchange.request(), Access::admin);
+  const auto read = [&]() -> Result<std::optional<int>> {
     KEYE_TRY(const text::Value whole, body_of(exchange));
     Fields fields(whole.dict());
     KEYE_TRY(const auto rid, fields.string("rid", 128));
     KEYE_TRY(const auto all, fields.boolean("abort_all"));
     KEYE_TRY_VOID(fields.refuse_others());
-    if (all.value_or(false)) {
-      if (!router_.is_allowed(exchange.request(), Access::admin)) {
-        return Error{ErrorCode::invalid_argument, "needs the admin key", "abort_all"};
-      }
-      return OrderedJson{{"aborted", open_.abort_all()}};
-    }
+    if (all.value_or(false)) return is_admin ? std::optional<int>(open_.abort_all()) : std::nullopt;
     if (!rid || rid->empty()) return fields.wrong("rid", "give the id of a response, or abort_all");
-    return OrderedJson{{"aborted", open_.abort(tenant(exchange.request()), *rid) ? 1 : 0}};
+    return std::optional<int>(open_.abort(tenant(exchange.request()), *rid) ? 1 : 0);
   };
-  const auto json = read();
-  exchange.respond(json ? json_response(*json) : error_response(json.error()));
+  const auto aborted = read();
+  if (!aborted) return exchange.respond(error_response(aborted.error()));
+  exchange.respond(*aborted ? json_response({{"aborted", **aborted}}) : Router::key_needed(Access::admin));
 }
 
 }  // namespace keye::server

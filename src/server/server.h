@@ -22,10 +22,12 @@ struct ServerOptions {
   HttpServerOptions http;
   ApiKeys keys;
   std::vector<std::string> cors_origins;
-  std::vector<std::string> served_names;  // at least one
+  std::vector<std::string> allowed_hosts;  // besides addresses and localhost, for a server that has no keys and listens
+                                           // on loopback; "*": any
+  std::vector<std::string> served_names;   // at least one
   std::string model_path;
   std::string version;
-  std::chrono::milliseconds request_timeout{0};  // of requests that name none; 0: none
+  std::chrono::milliseconds request_timeout{0};    // of requests that name none; 0: none
   std::chrono::milliseconds stuck_after{300'000};  // a step that takes longer makes the server unhealthy
   bool log_requests = false;
   OrderedJson flags;  // as they were given, for /get_server_info; without secrets
@@ -42,8 +44,8 @@ class Server {
 
   /// Ready: requests are answered from now on.
   void serve(std::unique_ptr<engine::Engine> engine, const engine::ChatClientOptions& options);
-  /// Not ready any more: new requests are refused, those under way go on. Returns when they are done, the time is over, or
-  /// `hurry` is requested.
+  /// Not ready any more: new requests are refused, those under way go on. Returns when they are done, the time is over,
+  /// or `hurry` is requested.
   void drain(std::chrono::milliseconds timeout, const std::stop_token& hurry);
   /// Ends all that is under way, and the threads.
   void stop();
@@ -72,8 +74,10 @@ class Server {
   void models(Exchange& exchange) const;
   void model_info(Exchange& exchange) const;
   void server_info(Exchange& exchange) const;
-  void tokenize(Exchange& exchange) const;
-  void detokenize(Exchange& exchange) const;
+  Result<OrderedJson> tokenize(std::string_view body) const;
+  Result<OrderedJson> detokenize(std::string_view body) const;
+  using Maker = Result<OrderedJson> (Server::*)(std::string_view body) const;
+  void answer_aside(const std::shared_ptr<Exchange>& exchange, Maker make);
   void abort_request(Exchange& exchange);
 
   ServerOptions options_;
@@ -88,7 +92,7 @@ class Server {
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<engine::ChatClient> chats_;
-  TaskPool readers_;  // parse large bodies
+  TaskPool readers_;  // parse large bodies, and do what else takes long
 };
 
 /// The OpenAPI document of the routes.

@@ -1,5 +1,7 @@
 #include "text/template.h"
 
+#include <chrono>
+
 #include "text/template/interpreter.h"
 #include "text/template/parser.h"
 #include "text/template/scopes.h"
@@ -25,6 +27,17 @@ bool loops_over_content(const Block& block) {
 }
 
 }  // namespace
+
+RenderTime local_time_now() {
+  const auto now = std::chrono::system_clock::now();
+  const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
+  RenderTime local;
+  localtime_r(&seconds, &local.time);
+  local.microsecond = static_cast<int>(
+      std::chrono::duration_cast<std::chrono::microseconds>(now - std::chrono::system_clock::from_time_t(seconds))
+          .count());
+  return local;
+}
 
 Result<Template> Template::compile(std::string_view source, std::string_view where) {
   KEYE_TRY(Program program, parse_template(source, where));

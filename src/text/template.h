@@ -30,6 +30,8 @@ struct RenderTime {
   std::tm time = {};
   int microsecond = 0;
 };
+/// The clock's.
+RenderTime local_time_now();
 
 /// A rendered text; its origins say which bytes the template wrote, and which came from messages.
 using Rendered = Marked;

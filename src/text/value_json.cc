@@ -1,4 +1,5 @@
 // JSON text to values, through the events of nlohmann's parser, which keep the order of keys.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
@@ -7,11 +8,19 @@
 namespace keye::text {
 namespace {
 
+constexpr size_t kShownBytes = 100;
 constexpr size_t kDigitsMax = 4300;  // Python's own limit on reading an integer
+
+/// What the parser says of text that it refuses, without its own names, and cut: it repeats the text.
+std::string parse_problem(std::string_view what) {
+  constexpr size_t kBytesMax = 300;
+  if (what.starts_with('[')) what.remove_prefix(std::min(what.size(), what.find(' ') + 1));
+  return what.size() <= kBytesMax ? std::string(what) : fmt::format("{} ...", what.substr(0, kBytesMax));
+}
 
 class ValueBuilder final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit ValueBuilder(char origin) : origin_(origin) {}
+  ValueBuilder(char origin, const ParseRules& rules) : origin_(origin), rules_(rules) {}
 
   bool null() override { return put(Value::none()); }
   bool boolean(bool value) override { return put(Value(value)); }
@@ -30,6 +39,9 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::json> {
   bool start_object(std::size_t) override { return open(true); }
   bool start_array(std::size_t) override { return open(false); }
   bool key(string_t& value) override {
+    if (rules_.unique_keys && open_.back().dict.find(value) != nullptr) {
+      return fail(fmt::format("the key \"{}\" appears twice", value.substr(0, kShownBytes)));
+    }
     open_.back().key = Value(Marked(std::move(value), origin_));
     return true;
   }
@@ -44,7 +56,7 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::json> {
     return put(std::move(value));
   }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    return fail(fmt::format("not valid JSON at byte {}: {}", position, error.what()));
+    return fail(fmt::format("not valid JSON at byte {}: {}", position, parse_problem(error.what())));
   }
 
   const std::string& message() const { return message_; }
@@ -59,6 +71,7 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::json> {
   };
 
   bool put(Value value) {
+    if (++values_ > rules_.values_max) return fail(fmt::format("has more than {} values", rules_.values_max));
     if (open_.empty()) {
       root_ = std::move(value);
     } else if (open_.back().object) {
@@ -81,6 +94,8 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   char origin_;
+  const ParseRules& rules_;
+  size_t values_ = 0;
   Value root_;
   std::vector<Open> open_;
   std::string message_;
@@ -88,8 +103,8 @@ class ValueBuilder final : public nlohmann::json_sax<nlohmann::json> {
 
 }  // namespace
 
-Result<Value> parse_value(std::string_view json, char origin, std::string_view where) {
-  ValueBuilder builder(origin);
+Result<Value> parse_value(std::string_view json, char origin, std::string_view where, const ParseRules& rules) {
+  ValueBuilder builder(origin, rules);
   if (!nlohmann::json::sax_parse(json, &builder)) {
     return Error{ErrorCode::corrupt_data, builder.message(), std::string(where)};
   }

@@ -145,6 +145,28 @@ TEST(ParseValue, KeepsOrderNumbersAndOrigins) {
   EXPECT_EQ(parse(R"({"k": "v"})", kOriginAssistant).dict().items()[0].key.marked().origin, "\2");
 }
 
+TEST(ParseValue, RulesForStrangers) {
+  const auto message = [](std::string_view json, const ParseRules& rules) {
+    const Result<Value> value = parse_value(json, kOriginUser, "here", rules);
+    return value ? std::string() : value.error().message;
+  };
+  const ParseRules unique{.unique_keys = true};
+  EXPECT_EQ(message(R"({"a": 1, "a": 1})", {}), "");
+  EXPECT_EQ(message(R"({"a": {"b": 1}, "b": {"a": 1}})", unique), "");
+  EXPECT_EQ(message(R"({"a": 1, "a": 1})", unique), "the key \"a\" appears twice");
+  EXPECT_EQ(message(R"([{"a": {"b": 1, "\u0062": 1}}])", unique), "the key \"b\" appears twice");
+  const ParseRules few{.values_max = 4};
+  EXPECT_EQ(message("[1, [2], 3]", few), "has more than 4 values");
+  EXPECT_EQ(message("[1, [2]]", few), "");
+}
+
+TEST(ParseValue, ErrorsDoNotRepeatTheText) {
+  const Result<Value> value = parse_value("{\"a\": \"" + std::string(100'000, 'x'), kOriginUser, "here");
+  ASSERT_FALSE(value);
+  EXPECT_LT(value.error().message.size(), 500U);
+  EXPECT_EQ(value.error().message.find("exception"), std::string::npos) << value.error().message;
+}
+
 TEST(ParseValue, RefusesWhatIsNotJson) {
   for (const std::string& json :
        {std::string(), std::string("{"), std::string("[1,]"), std::string("NaN"), std::string("\"\xff\""),

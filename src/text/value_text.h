@@ -51,8 +51,14 @@ struct JsonStyle {
 /// json.dumps(value). Errors: too_large; invalid_argument (what JSON cannot hold).
 Result<Marked> to_json(const Value& value, const JsonStyle& style, size_t bytes_max);
 
+/// For text from strangers.
+struct ParseRules {
+  bool unique_keys = false;      // a repeated key is an error: others may have read the first value, or the last
+  size_t values_max = SIZE_MAX;  // of scalars and containers: a value takes up to 50 times its text's memory
+};
+
 /// Strict JSON as a value: objects keep their order, of a repeated key the last value counts, integers of any size keep
 /// their digits. All strings and keys get `origin`. `where` names the source in errors. Errors: corrupt_data.
-Result<Value> parse_value(std::string_view json, char origin, std::string_view where);
+Result<Value> parse_value(std::string_view json, char origin, std::string_view where, const ParseRules& rules = {});
 
 }  // namespace keye::text
