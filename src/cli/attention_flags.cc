@@ -8,8 +8,8 @@ namespace {
 
 const std::map<std::string, std::optional<DType>>& cache_dtypes() {
   static const std::map<std::string, std::optional<DType>> dtypes = {
-      {"auto", std::nullopt},       {"bf16", DType::bf16},        {"bfloat16", DType::bf16}, {"f32", DType::f32},
-      {"fp8", DType::f8_e4m3},      {"fp8_e4m3", DType::f8_e4m3}, {"int8", DType::i8},
+      {"auto", std::nullopt},  {"bf16", DType::bf16},        {"bfloat16", DType::bf16}, {"f32", DType::f32},
+      {"fp8", DType::f8_e4m3}, {"fp8_e4m3", DType::f8_e4m3}, {"int8", DType::i8},
   };
   return dtypes;
 }

@@ -87,7 +87,8 @@ int cmd_bench(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "attention") return cmd_bench_attention(argc - 1, argv + 1);
   CLI::App app(
       "Measures prefill and decode beside the machine's limits, for a checkpoint or a named shape with random weights. "
-      "'keye bench serve --help' is about a server under load, 'keye bench attention --help' about one layer's attention",
+      "'keye bench serve --help' is about a server under load, 'keye bench attention --help' about one layer's "
+      "attention",
       "bench");
   std::string folder;
   std::string shape;

@@ -67,7 +67,8 @@ void print_row(const char* kind, const char* phase, const engine::AttentionTimes
                        100 * flops / seconds / limits.peak_flops);
   };
   std::puts(fmt::format("{:<6} {:<7} {:>10.3f} ms   attention {:>10.3f} ms  {}", kind, phase, times.total_s * 1e3,
-                        times.attention_s * 1e3, shares(times.attention_bytes, times.attention_flops, times.attention_s))
+                        times.attention_s * 1e3,
+                        shares(times.attention_bytes, times.attention_flops, times.attention_s))
                 .c_str());
   if (sparse) {
     std::puts(fmt::format("{:<28} selection {:>10.3f} ms  {}", "", times.selection_s * 1e3,
@@ -84,7 +85,8 @@ void print_table(const engine::AttentionReport& report, const engine::BenchAtten
   std::puts(fmt::format("limits  memory read {:.1f} GB/s, multiply-add {:.0f} GFLOP/s",
                         report.limits.read_bytes_per_s / 1e9, report.limits.peak_flops / 1e9)
                 .c_str());
-  std::puts(fmt::format("decode: 1 token at {}; prefill: {} tokens from there on", options.context, options.chunk).c_str());
+  std::puts(
+      fmt::format("decode: 1 token at {}; prefill: {} tokens from there on", options.context, options.chunk).c_str());
   for (const auto& [name, kind] : {std::pair("dense", &report.dense), std::pair("sparse", &report.sparse)}) {
     if (!*kind) continue;
     print_row(name, "decode", (*kind)->decode, report.limits, kind == &report.sparse);
@@ -101,25 +103,35 @@ void print_table(const engine::AttentionReport& report, const engine::BenchAtten
 }  // namespace
 
 int cmd_bench_attention(int argc, char** argv) {
-  CLI::App app("Measures one layer's attention with random weights and a random cache: a decoding step and a prefill step",
-               "bench attention");
+  CLI::App app(
+      "Measures one layer's attention with random weights and a random cache: a decoding step and a prefill step",
+      "bench attention");
   std::string shape = "keye-2.0-30b-a3b";
   std::string which = "both";
   AttentionFlags flags;
   engine::BenchAttentionOptions options;
   bool as_json = false;
-  app.add_option("--shape", shape, fmt::format("one of {}", fmt::join(model::shape_names(), ", ")))->capture_default_str();
+  app.add_option("--shape", shape, fmt::format("one of {}", fmt::join(model::shape_names(), ", ")))
+      ->capture_default_str();
   app.add_option("--context", options.context, "tokens that are in the cache")->capture_default_str();
-  app.add_option("--chunk", options.chunk, "tokens of the prefill step")->check(CLI::Range(1, 8192))->capture_default_str();
-  app.add_option("--sparse", which, "which attention")->check(CLI::IsMember({"on", "off", "both"}))->capture_default_str();
+  app.add_option("--chunk", options.chunk, "tokens of the prefill step")
+      ->check(CLI::Range(1, 8192))
+      ->capture_default_str();
+  app.add_option("--sparse", which, "which attention")
+      ->check(CLI::IsMember({"on", "off", "both"}))
+      ->capture_default_str();
   app.add_option("--kv", flags.kv_cache, "cache in bf16, fp8 or int8; or two, of keys and values: int8,fp8")
       ->check(AttentionFlags::check_cache_dtype)
       ->capture_default_str();
   app.add_option("--topk", options.topk, "tokens that sparse attention keeps (default: the shape's)")
       ->check(CLI::Range(1, 1 << 24));
   app.add_flag("--layer", options.layer, "also time the whole layer, projections and experts included");
-  app.add_option("--seconds", options.seconds, "for each figure, at least")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
-  app.add_option("--threads", options.threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--seconds", options.seconds, "for each figure, at least")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  app.add_option("--threads", options.threads, "0: one for each processor")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   app.add_option("--isa", options.isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
   app.add_flag("--json", as_json, "print one JSON object");
   if (const auto code = parse_flags(app, argc, argv)) return *code;

@@ -141,9 +141,9 @@ class Bench {
     const double visible = static_cast<double>(rows) * (options_.context + 0.5 * (rows + 1));  // over all rows
     const double attended = sparse ? static_cast<double>(rows) * config_.indexer->topk : visible;
     times.attention_flops = 4.0 * attended * config_.heads * config_.head_dim;
-    const double token_bytes = static_cast<double>(spec_.planes[0].plane(nullptr).page_bytes() +
-                                                   spec_.planes[1].plane(nullptr).page_bytes()) /
-                               ops::kPageTokens;
+    const double token_bytes =
+        static_cast<double>(spec_.planes[0].plane(nullptr).page_bytes() + spec_.planes[1].plane(nullptr).page_bytes()) /
+        ops::kPageTokens;
     times.attention_bytes = token_bytes * (sparse ? attended : options_.context + rows);
     if (sparse) {
       times.scoring_flops = 2.0 * visible * config_.indexer->heads * config_.indexer->head_dim;
@@ -204,10 +204,10 @@ class Bench {
     const View angles = keye::rows(cos_.view(), 0, rows);
     ops::linear(backend_, {.x = x, .w = q_gate_weight_, .bias = {}, .out = q_gate});
     ops::linear(backend_, {.x = x, .w = k_weight_, .bias = {}, .out = k});
-    ops::indexer_input(backend_, {q_gate, k, norm_.view(), norm_.view(), norm_.view(), 1e-6F, angles, angles,
-                                  std::span(slots_).first(static_cast<size_t>(rows)),
-                                  keye::rows(index_q_.view(), 0, rows), keye::rows(index_gate_.view(), 0, rows),
-                                  cache_->plane(2, layer)});
+    ops::indexer_input(backend_,
+                       {q_gate, k, norm_.view(), norm_.view(), norm_.view(), 1e-6F, angles, angles,
+                        std::span(slots_).first(static_cast<size_t>(rows)), keye::rows(index_q_.view(), 0, rows),
+                        keye::rows(index_gate_.view(), 0, rows), cache_->plane(2, layer)});
   }
 
   const model::TextConfig& config_;

@@ -44,8 +44,8 @@ struct AttentionReport {
   int topk = 0;
 };
 
-/// Random weights and a random cache of `config`'s attention. Errors: invalid_argument, unsupported (sparse attention of
-/// a shape without an indexer).
+/// Random weights and a random cache of `config`'s attention. Errors: invalid_argument, unsupported (sparse attention
+/// of a shape without an indexer).
 Result<AttentionReport> run_bench_attention(const model::ModelConfig& config, const BenchAttentionOptions& options,
                                             const BenchProgress& progress);
 

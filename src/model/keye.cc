@@ -131,8 +131,6 @@ KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options) {
   return Unloaded(config, options).model->kv_spec();
 }
 
-int64_t count_parameters(const ModelConfig& config) {
-  return Unloaded(config).model->list_weights({}).parameters();
-}
+int64_t count_parameters(const ModelConfig& config) { return Unloaded(config).model->list_weights({}).parameters(); }
 
 }  // namespace keye::model

@@ -85,8 +85,8 @@ enum class IndexerArithmetic : uint8_t { exact, f8 };
 
 struct AttentionOptions {
   SparseAttention sparse = SparseAttention::automatic;
-  int topk = 0;                                // 0: the checkpoint's
-  std::optional<IndexerArithmetic> indexer;    // default: exact in f32, f8 in bf16
+  int topk = 0;                                 // 0: the checkpoint's
+  std::optional<IndexerArithmetic> indexer;     // default: exact in f32, f8 in bf16
   std::optional<DType> key_dtype, value_dtype;  // of the cache: the model's dtype (the default), i8 or f8_e4m3
 };
 

@@ -34,8 +34,8 @@ struct AttentionInput {
 };
 void attention_input(Backend& backend, const AttentionInput& op);
 
-/// Causal attention: row t of a sequence, at index i, mixes the values of the indices [0, i], or of those that its row of
-/// `chosen` names.
+/// Causal attention: row t of a sequence, at index i, mixes the values of the indices [0, i], or of those that its row
+/// of `chosen` names.
 ///   q       [n, h, d] bf16 or f32     k, v  planes of g heads (h % g == 0), as in AttentionInput
 ///   chosen  [n, m] i32, or empty: indices in [0, i], ascending, at least one; then -1. Needs planes in the layout rows
 ///   out     [n, h d] dtype of q

@@ -360,7 +360,8 @@ TEST(PagedAttention, AgreesWithTheDefinition) {
       float* to = expected.back().as<float>();
       for (int i = 0; i < sequences[s].length; ++i) {
         for (int head = 0; head < heads.q; ++head) {
-          for (const double x : attend(heads, reference, s, i, head, first_indices(i + 1))) *to++ = static_cast<float>(x);
+          for (const double x : attend(heads, reference, s, i, head, first_indices(i + 1)))
+            *to++ = static_cast<float>(x);
         }
       }
       expect_near(reference.out[s].view(), expected[s].view(), heads.dtype, "ref, " + heads.name());

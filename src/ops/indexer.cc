@@ -11,10 +11,9 @@ namespace {
 void check_keys(const KvPlane& keys, const ConstView& q) {
   KEYE_CHECK(q.shape.rank() == 3, "q is {}, expected [n, H, D]", q.shape.to_string());
   check_view("q", q, q.shape, {DType::f32, DType::bf16});
-  KEYE_CHECK(
-      keys.heads == 1 && keys.dim == q.shape[2] && keys.dtype == q.dtype && keys.layout == PlaneLayout::keys,
-      "the plane has {} heads of {} {}, expected one of {} {} in keys layout", keys.heads, keys.dim,
-      dtype_name(keys.dtype), q.shape[2], dtype_name(q.dtype));
+  KEYE_CHECK(keys.heads == 1 && keys.dim == q.shape[2] && keys.dtype == q.dtype && keys.layout == PlaneLayout::keys,
+             "the plane has {} heads of {} {}, expected one of {} {} in keys layout", keys.heads, keys.dim,
+             dtype_name(keys.dtype), q.shape[2], dtype_name(q.dtype));
 }
 
 }  // namespace

@@ -17,9 +17,9 @@ class Backend;
 ///   q_norm, k_norm, k_bias  [D] f32       cos, sin  [n, D / 2] f32       slots  [n] as in AttentionInput
 ///   q       [n, H, D] f32 or bf16         gate  [n, H] f32, multiplied by D^-0.5
 ///   keys    one head of D, q's dtype, keys layout          D is a power of two
-/// In f32 that is all. In bf16 it is the published arithmetic: queries and keys are rounded to bf16 after each step (the
-/// rotation rounds every product), and then to e4m3 with a power-of-two scale for each of them. Those numbers have 4 bits,
-/// so they are bf16 numbers, too, and products of two of them are exact.
+/// In f32 that is all. In bf16 it is the published arithmetic: queries and keys are rounded to bf16 after each step
+/// (the rotation rounds every product), and then to e4m3 with a power-of-two scale for each of them. Those numbers have
+/// 4 bits, so they are bf16 numbers, too, and products of two of them are exact.
 struct IndexerInput {
   ConstView q_gate;
   ConstView k_in;

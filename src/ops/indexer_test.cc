@@ -158,7 +158,8 @@ TEST(Indexer, IsPyTorchs) {
       EXPECT_LE(difference(got.gate.view(), golden[name + ".gate"]), 1e-6F) << backend->name();
       for (int64_t t = 0; t < in.tokens; ++t) {
         for (int64_t i = 0; i < in.dim; ++i) {
-          ASSERT_NEAR(got.keys.element(t, i), golden[name + ".k"].as<float>()[t * in.dim + i], 1e-5F) << backend->name();
+          ASSERT_NEAR(got.keys.element(t, i), golden[name + ".k"].as<float>()[t * in.dim + i], 1e-5F)
+              << backend->name();
         }
       }
       const Selected selected = select(*backend, got.q.view(), got.gate.view(), got.keys, 0, topk, true);
@@ -362,7 +363,8 @@ TEST(SparseSelect, EqualScoresGoToTheLowestIndices) {
       const Selected got = select(*backend, rows(indexed.q.view(), 650, 800), rows(indexed.gate.view(), 650, 800),
                                   indexed.keys, 650, 70, false);
       for (int64_t t = 0; t < 150; ++t) {
-        for (int32_t i = 0; i < 70; ++i) ASSERT_EQ(got.row(t)[static_cast<size_t>(i)], i) << backend->name() << " " << t;
+        for (int32_t i = 0; i < 70; ++i)
+          ASSERT_EQ(got.row(t)[static_cast<size_t>(i)], i) << backend->name() << " " << t;
       }
     }
   }

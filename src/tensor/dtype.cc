@@ -16,11 +16,11 @@ struct Row {
 };
 
 constexpr Row kTable[] = {
-    {DType::f32, 4, "f32", "F32"},       {DType::f16, 2, "f16", "F16"},
-    {DType::bf16, 2, "bf16", "BF16"},    {DType::f8_e4m3, 1, "f8_e4m3", "F8_E4M3"},
-    {DType::i64, 8, "i64", "I64"},       {DType::i32, 4, "i32", "I32"},
-    {DType::u64, 8, "u64", "U64"},       {DType::i8, 1, "i8", "I8"},
-    {DType::u8, 1, "u8", "U8"},          {DType::boolean, 1, "bool", "BOOL"},
+    {DType::f32, 4, "f32", "F32"},    {DType::f16, 2, "f16", "F16"},
+    {DType::bf16, 2, "bf16", "BF16"}, {DType::f8_e4m3, 1, "f8_e4m3", "F8_E4M3"},
+    {DType::i64, 8, "i64", "I64"},    {DType::i32, 4, "i32", "I32"},
+    {DType::u64, 8, "u64", "U64"},    {DType::i8, 1, "i8", "I8"},
+    {DType::u8, 1, "u8", "U8"},       {DType::boolean, 1, "bool", "BOOL"},
 };
 
 const Row& row(DType dtype) {

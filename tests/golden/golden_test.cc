@@ -114,14 +114,14 @@ class GoldenModel : public testing::TestWithParam<Setting> {
   void check_greedy(const GoldenCase& golden, const std::vector<GreedyStep>& steps, double margin_max);
 
   const engine::LoadedModel loaded_ =
-      must(engine::load(checkpoint_folder(GetParam().kind), {.dtype = GetParam().dtype,
-                                                             .attention = {.indexer = GetParam().kind == kF8Indexer
-                                                                                           ? model::IndexerArithmetic::f8
-                                                                                           : model::IndexerArithmetic::exact},
-                                                             .isa = GetParam().isa,
-                                                             .step_tokens_max = kStepTokensMax,
-                                                             .step_logits_max = 1,
-                                                             .progress = {}}));
+      must(engine::load(checkpoint_folder(GetParam().kind),
+                        {.dtype = GetParam().dtype,
+                         .attention = {.indexer = GetParam().kind == kF8Indexer ? model::IndexerArithmetic::f8
+                                                                                : model::IndexerArithmetic::exact},
+                         .isa = GetParam().isa,
+                         .step_tokens_max = kStepTokensMax,
+                         .step_logits_max = 1,
+                         .progress = {}}));
 };
 
 /// Row `row` of [rows, columns].
@@ -215,7 +215,8 @@ bool chooses_at_random(const std::string& kind) { return kind.starts_with("keye-
 void GoldenModel::check_bf16(const std::vector<GoldenCase>& cases, const GoldenCase& golden, const PassRecord& record) {
   Difference lost;
   for (const GoldenCase& other : cases) {
-    if (!other.expected.contains("bfloat16_run") || (!chooses_at_random(golden.kind) && other.name != golden.name)) continue;
+    if (!other.expected.contains("bfloat16_run") || (!chooses_at_random(golden.kind) && other.name != golden.name))
+      continue;
     const Json& run = other.expected.at("bfloat16_run");
     lost.max_abs = std::max(lost.max_abs, run.at("last_logits_max_abs_diff").get<double>());
     lost.rms = std::max(lost.rms, run.at("last_logits_rms_diff").get<double>());

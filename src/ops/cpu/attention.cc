@@ -173,7 +173,9 @@ class PagedRun {
   static TilePlane tile_plane(const KvPlane& plane, int first_head) {
     Elements elements = Elements::packed;
     if (plane.layout == PlaneLayout::rows) {
-      elements = plane.dtype == DType::i8 ? Elements::i8 : plane.dtype == DType::f8_e4m3 ? Elements::f8 : Elements::same;
+      elements = plane.dtype == DType::i8        ? Elements::i8
+                 : plane.dtype == DType::f8_e4m3 ? Elements::f8
+                                                 : Elements::same;
     }
     return {reinterpret_cast<const unsigned char*>(plane.block(0, first_head)), plane.page_bytes(), plane.head_bytes(),
             elements};
@@ -211,9 +213,8 @@ class PagedRun {
     }
     for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
       scratch.queries[r] = static_cast<const std::byte*>(op_.q.data) + offset(row, head);
-      scratch.limits[r] = tile.chosen != nullptr
-                              ? choice
-                              : static_cast<int32_t>(t.sequence->context + row - t.sequence->first_row + 1);
+      scratch.limits[r] =
+          tile.chosen != nullptr ? choice : static_cast<int32_t>(t.sequence->context + row - t.sequence->first_row + 1);
     });
     tile.q = scratch.q;
     tile.heads = heads.kv_count;

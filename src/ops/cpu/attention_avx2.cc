@@ -138,8 +138,8 @@ int take(const float* scores, int count, int32_t threshold, int32_t first, int32
     const __m256i bits = _mm256_castps_si256(value);
     const __m256i flipped = _mm256_and_si256(_mm256_srai_epi32(bits, 31), _mm256_set1_epi32(INT32_MAX));
     const __m256 nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
-    const __m256i order = _mm256_blendv_epi8(_mm256_xor_si256(bits, flipped), _mm256_set1_epi32(INT32_MIN + 1),
-                                             _mm256_castps_si256(nan));
+    const __m256i order =
+        _mm256_blendv_epi8(_mm256_xor_si256(bits, flipped), _mm256_set1_epi32(INT32_MIN + 1), _mm256_castps_si256(nan));
     const __m256i is_above = _mm256_cmpgt_epi32(order, _mm256_set1_epi32(threshold));
     auto above = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(is_above)));
     if (count - i < 8) above &= (1U << (count - i)) - 1;

@@ -67,8 +67,8 @@ struct AttentionTile {
   float* state = nullptr;           // [heads][rows][state_stride], written
 };
 
-/// Memory for one head's packed page of keys and values: elements of up to 32 bits, scales, a few rows on their way, and
-/// room for whole registers after the last element.
+/// Memory for one head's packed page of keys and values: elements of up to 32 bits, scales, a few rows on their way,
+/// and room for whole registers after the last element.
 static constexpr size_t packed_page_bytes(int dim) {
   return 4 * (64 * static_cast<size_t>(dim) * 2 + 2 * 64 + 16 * mix_stride(dim) + 4 * 16);
 }

@@ -19,13 +19,13 @@ struct TileScratch {
   TileScratch(void* memory, int dim);
 
   size_t bytes = 0;
-  float* work = nullptr;                 // AttentionTile's
-  float* state = nullptr;                // AttentionTile's
-  float* q = nullptr;                    // the packed queries
-  float* row = nullptr;                  // one head
-  const void** queries = nullptr;        // [kTileRows]
-  int32_t* limits = nullptr;             // [kTileRows]
-  unsigned char* packed = nullptr;       // AttentionTile's
+  float* work = nullptr;            // AttentionTile's
+  float* state = nullptr;           // AttentionTile's
+  float* q = nullptr;               // the packed queries
+  float* row = nullptr;             // one head
+  const void** queries = nullptr;   // [kTileRows]
+  int32_t* limits = nullptr;        // [kTileRows]
+  unsigned char* packed = nullptr;  // AttentionTile's
 };
 
 /// Packs heads * rows queries, each a head of `dim` elements of `dtype`, as AttentionTile::q says. `row` is scratch for

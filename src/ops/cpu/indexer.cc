@@ -50,8 +50,8 @@ Cut find_cut(const int32_t* orders, int64_t count, int64_t kept) {
   return {static_cast<int32_t>(prefix ^ kSign), kept};
 }
 
-/// The best `topk` of a row's keys so far, among some others: keys come in the order of their indices, and of equal ones
-/// the first stay, so a later key must be above the worst of `topk` that are held.
+/// The best `topk` of a row's keys so far, among some others: keys come in the order of their indices, and of equal
+/// ones the first stay, so a later key must be above the worst of `topk` that are held.
 class Candidates {
  public:
   /// Room for twice as many as are kept, so that few cuts are needed.

@@ -45,7 +45,8 @@ void write_token(const KvPlane& plane, int32_t place, int head, const float* x) 
   std::byte* block = plane.block(place / kPageTokens, head);
   const int slot = place % kPageTokens;
   if (slot == 0) std::memset(block, 0, plane.head_bytes());
-  if (plane.scaled()) return quantize_row(plane.dtype, x, plane.dim, plane.row(block, slot), plane.scales(block) + slot);
+  if (plane.scaled())
+    return quantize_row(plane.dtype, x, plane.dim, plane.row(block, slot), plane.scales(block) + slot);
   for (int64_t c = 0; c < plane.dim; ++c) store_element(plane.dtype, block, plane_index(plane, slot, c), x[c]);
 }
 
@@ -96,8 +97,7 @@ void attend_row(const PagedAttention& op, const SequenceRows& sequence, int64_t 
   const int kv_head = static_cast<int>(head / (h / op.k.heads));
   const int64_t q0 = (row * h + head) * d;
   const int32_t* chosen = op.chosen.empty() ? nullptr : op.chosen.as<int32_t>() + row * op.chosen.shape[1];
-  const int64_t count =
-      chosen == nullptr ? index + 1 : std::find(chosen, chosen + op.chosen.shape[1], -1) - chosen;
+  const int64_t count = chosen == nullptr ? index + 1 : std::find(chosen, chosen + op.chosen.shape[1], -1) - chosen;
   const auto at = [&](int64_t key) { return chosen == nullptr ? key : chosen[key]; };
   const auto block = [&](const KvPlane& plane, int64_t token) {
     return plane.block(sequence.pages[static_cast<size_t>(token / kPageTokens)], kv_head);
@@ -140,7 +140,8 @@ void RefBackend::do_attention_input(const AttentionInput& op) {
     for (int64_t i = 0; i < h; ++i) {
       rms_norm_row(q + i * d, op.q_norm.as<float>(), op.eps, d, head.data());
       rotate(head.data(), cos, sin, d);
-      for (int64_t c = 0; c < d; ++c) store_element(op.q.dtype, op.q.data, (t * h + i) * d + c, head[static_cast<size_t>(c)]);
+      for (int64_t c = 0; c < d; ++c)
+        store_element(op.q.dtype, op.q.data, (t * h + i) * d + c, head[static_cast<size_t>(c)]);
     }
     for (int i = 0; i < g; ++i) {
       rms_norm_row(k + i * d, op.k_norm.as<float>(), op.eps, d, head.data());

@@ -114,7 +114,8 @@ void RefBackend::do_indexer_input(const IndexerInput& op) {
     for (int64_t h = 0; h < heads; ++h) {
       rms_norm_row(in + h * dim, op.q_norm.as<float>(), op.eps, dim, row.data());
       finish();
-      for (int64_t i = 0; i < dim; ++i) store_element(dtype, op.q.data, (t * heads + h) * dim + i, row[static_cast<size_t>(i)]);
+      for (int64_t i = 0; i < dim; ++i)
+        store_element(dtype, op.q.data, (t * heads + h) * dim + i, row[static_cast<size_t>(i)]);
       op.gate.as<float>()[t * heads + h] = in[heads * dim + h] * gate_scale;
     }
     layer_norm_row(op.k_in.as<float>() + t * dim, op.k_norm.as<float>(), op.k_bias.as<float>(), op.eps, dim,
@@ -139,7 +140,8 @@ void RefBackend::do_sparse_select(const SparseSelect& op) {
       // A row that keeps all needs no scores.
       if (length > static_cast<size_t>(topk) || !op.scores.empty()) {
         for (size_t s = 0; s < length; ++s) {
-          scores[s] = score(op, t, op.keys.block(sequence.pages[s / kPageTokens], 0), static_cast<int>(s % kPageTokens));
+          scores[s] =
+              score(op, t, op.keys.block(sequence.pages[s / kPageTokens], 0), static_cast<int>(s % kPageTokens));
         }
       }
       select(scores, topk, op.chosen.as<int32_t>() + t * topk);
