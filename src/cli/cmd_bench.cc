@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/machine.h"
 #include "base/thread_pool.h"
+#include "cli/attention_flags.h"
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
@@ -83,14 +84,17 @@ void print_table(const engine::BenchReport& report, const engine::BenchOptions& 
 
 int cmd_bench(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "serve") return cmd_bench_serve(argc - 1, argv + 1);
+  if (argc > 1 && std::string_view(argv[1]) == "attention") return cmd_bench_attention(argc - 1, argv + 1);
   CLI::App app(
       "Measures prefill and decode beside the machine's limits, for a checkpoint or a named shape with random weights. "
-      "'keye bench serve --help' is about another thing: a server under load",
+      "'keye bench serve --help' is about a server under load, 'keye bench attention --help' about one layer's "
+      "attention",
       "bench");
   std::string folder;
   std::string shape;
   std::string image;
   ModelFlags flags;
+  AttentionFlags attention;
   engine::BenchOptions options;
   int layers = 0;
   bool as_json = false;
@@ -99,6 +103,7 @@ int cmd_bench(int argc, char** argv) {
                  fmt::format("named shape with random weights: {}", fmt::join(model::shape_names(), ", ")))
       ->excludes(model_flag);
   flags.add(app);
+  attention.add(app);
   app.add_option("--prompt", options.prompt, "tokens before decoding starts")->capture_default_str();
   app.add_option("--generate", options.generate, "decode steps")->capture_default_str();
   app.add_option("--batch", options.batch, "sequences that decode together")->capture_default_str();
@@ -129,11 +134,20 @@ int cmd_bench(int argc, char** argv) {
     all_layers = config->text.layers;
     if (layers == 0) layers = layers_that_fit(*config, options.dtype);
     if (layers > 0) config->text.layers = std::min(layers, all_layers);
-    random = model::random_model(*config, *loaded.backend,
-                                 {.dtype = options.dtype, .step_tokens_max = 512, .step_logits_max = 128}, 1);
+    auto made_model = model::random_model(*config, *loaded.backend,
+                                          {.dtype = options.dtype,
+                                           .attention = attention.options(options.dtype),
+                                           .step_tokens_max = 512,
+                                           .step_logits_max = 128},
+                                          1);
+    if (!made_model) return report("bench", made_model.error());
+    random = std::move(made_model).value();
   } else {
-    auto opened = engine::load(
-        folder, {.dtype = options.dtype, .threads = flags.threads, .isa = flags.isa, .progress = load_progress()});
+    auto opened = engine::load(folder, {.dtype = options.dtype,
+                                        .attention = attention.options(options.dtype),
+                                        .threads = flags.threads,
+                                        .isa = flags.isa,
+                                        .progress = load_progress()});
     if (!opened) return report("bench", opened.error());
     loaded = std::move(opened).value();
     all_layers = loaded.model->config().text.layers;

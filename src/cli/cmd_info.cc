@@ -11,7 +11,7 @@ namespace keye::cli {
 namespace {
 
 size_t kv_bytes_per_token(const model::ModelConfig& config, DType dtype) {
-  return model::kv_spec_of(config, dtype).bytes_per_token();
+  return model::kv_spec_of(config, {.dtype = dtype}).bytes_per_token();
 }
 
 OrderedJson describe(const model::ModelConfig& config, const model::Checkpoint& checkpoint) {

@@ -1,6 +1,7 @@
 #include <cstdio>
 
 #include "base/json.h"
+#include "cli/attention_flags.h"
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
@@ -31,11 +32,13 @@ struct Flags {
   std::string folder, messages, tools, ids, out;
   int chunk = 512;
   ModelFlags model;
+  AttentionFlags attention;
 };
 
 Result<void> run(const Flags& flags) {
   KEYE_TRY(const Path folder, model_folder(flags.folder));
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(),
+                                              .attention = flags.attention.options(flags.model.dtype()),
                                               .threads = flags.model.threads,
                                               .isa = flags.model.isa,
                                               .step_tokens_max = flags.chunk,
@@ -80,6 +83,8 @@ int cmd_logits(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--out", flags.out, "safetensors file to write")->required();
   flags.model.add(app);
+  flags.attention.indexer = "f32";  // what others compare with is exact
+  flags.attention.add(app);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
   if (flags.messages.empty() == flags.ids.empty())
     return usage_error("logits", "give one of --messages F.json and --ids F.json");

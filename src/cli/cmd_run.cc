@@ -7,6 +7,7 @@
 #include <random>
 
 #include "base/json.h"
+#include "cli/attention_flags.h"
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/conversation.h"
@@ -24,6 +25,7 @@ struct Flags {
   std::vector<int32_t> stop_ids;
   std::vector<std::string> logit_bias;
   ModelFlags model;
+  AttentionFlags attention;
   int max_tokens = 1024;
   int replies = 1;
   int64_t context = 0;
@@ -70,6 +72,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_flag("--json", flags.as_json,
                "print one object: text, finish_reason, prompt_tokens, completion_tokens, timings");
   flags.model.add(app);
+  flags.attention.add(app);
 }
 
 uint64_t random_seed() {
@@ -275,6 +278,7 @@ Result<int> run(const Flags& flags) {
   KEYE_TRY(const Path folder, model_folder(flags.folder));
   const auto start = std::chrono::steady_clock::now();
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(),
+                                              .attention = flags.attention.options(flags.model.dtype()),
                                               .threads = flags.model.threads,
                                               .isa = flags.model.isa,
                                               .progress = load_progress()}));

@@ -67,6 +67,7 @@ Result<int> serve(const ServeFlags& flags) {
   });
   const int step_tokens = std::clamp(std::max(flags.chunked_prefill, flags.max_running), 64, 2048);
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.value_dtype(),
+                                              .attention = flags.attention.options(flags.value_dtype()),
                                               .threads = flags.threads,
                                               .isa = flags.isa,
                                               .step_tokens_max = step_tokens,

@@ -13,6 +13,8 @@ int cmd_render(int argc, char** argv);
 int cmd_preprocess(int argc, char** argv);
 int cmd_logits(int argc, char** argv);
 int cmd_bench(int argc, char** argv);
+/// `keye bench attention`; argv[0] is "attention".
+int cmd_bench_attention(int argc, char** argv);
 /// `keye bench serve`; argv[0] is "serve".
 int cmd_bench_serve(int argc, char** argv);
 

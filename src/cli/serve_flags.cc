@@ -23,6 +23,7 @@ void add_model_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--isa", f.isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
+  f.attention.add(app);
   app.add_flag("--trust-remote-code", f.trust_remote_code, "no effect: no code of a checkpoint is ever run");
   app.add_option("--model-loader-extra-config", f.loader_config,
                  "JSON; no effect: weights are always loaded in parallel");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "cli/attention_flags.h"
 #include "engine/engine.h"
 #include "server/server.h"
 
@@ -27,6 +28,7 @@ struct ServeFlags {
 
   std::string dtype = "auto", isa;
   int threads = 0;
+  AttentionFlags attention;
   bool disable_radix_cache = false;
   double mem_fraction = 0.7;
   int64_t max_total_tokens = 0, context_length = 0;

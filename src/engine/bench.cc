@@ -54,16 +54,6 @@ struct Sequences {
   }
 };
 
-/// The best of several measurements: a neighbour on the machine can only make a limit look lower.
-void raise_limits(BenchLimits& limits, const BenchOptions& options) {
-  const ops::Isa isa = ops::isa_from_name(options.isa).value();
-  ThreadPool pool(options.threads == 0 ? ThreadPool::processors() : options.threads);
-  const ops::MachineLimits measured = ops::measure_limits(pool, isa, 1.0);
-  limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, measured.read_bytes_per_s);
-  limits.peak_flops =
-      std::max(limits.peak_flops, options.dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
-}
-
 BenchPhase measure_vision(model::Model& model, const BenchOptions& options) {
   const model::VisionConfig& vision = *model.config().vision;
   const std::array<model::VisionGrid, 1> grid = {
@@ -113,6 +103,15 @@ Result<void> check(const model::Model& model, const BenchOptions& options) {
 }
 
 }  // namespace
+
+void raise_limits(BenchLimits& limits, const BenchOptions& options) {
+  const ops::Isa isa = ops::isa_from_name(options.isa).value();
+  ThreadPool pool(options.threads == 0 ? ThreadPool::processors() : options.threads);
+  const ops::MachineLimits measured = ops::measure_limits(pool, isa, 1.0);
+  limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, measured.read_bytes_per_s);
+  limits.peak_flops =
+      std::max(limits.peak_flops, options.dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
+}
 
 Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const BenchOptions& options,
                               const BenchProgress& progress) {

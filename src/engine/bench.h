@@ -46,6 +46,10 @@ struct BenchReport {
   std::string backend;
 };
 
+/// Measures the limits of the machine once more and keeps the higher ones: a neighbour can only make a limit look
+/// lower.
+void raise_limits(BenchLimits& limits, const BenchOptions& options);
+
 /// Called with what is being measured.
 using BenchProgress = std::function<void(std::string_view)>;
 

@@ -35,8 +35,10 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
   loaded.prompts = std::make_unique<prompt::PromptBuilder>(std::move(prompts));
   KEYE_TRY(loaded.backend, ops::make_cpu_backend({.threads = options.threads, .isa = options.isa}));
   KEYE_TRY(model::Checkpoint checkpoint, model::Checkpoint::open(folder));
-  const model::ModelOptions model_options{
-      .dtype = options.dtype, .step_tokens_max = options.step_tokens_max, .step_logits_max = options.step_logits_max};
+  const model::ModelOptions model_options{.dtype = options.dtype,
+                                          .attention = options.attention,
+                                          .step_tokens_max = options.step_tokens_max,
+                                          .step_logits_max = options.step_logits_max};
   KEYE_TRY(loaded.model,
            model::load_model(config.model, std::make_shared<const model::Checkpoint>(std::move(checkpoint)),
                              *loaded.backend, model_options, options.progress));

@@ -13,8 +13,9 @@ namespace keye::engine {
 
 struct LoadOptions {
   DType dtype = DType::bf16;  // of weights, activations and KV: bf16 or f32
-  int threads = 0;            // 0: one per processor
-  std::string isa;            // "": the best here
+  model::AttentionOptions attention = {};
+  int threads = 0;  // 0: one per processor
+  std::string isa;  // "": the best here
   int step_tokens_max = 512;
   int step_logits_max = 128;
   model::LoadProgress progress;

@@ -18,20 +18,37 @@ std::vector<float> inverse_frequencies(int dim, double theta) {
   return result;
 }
 
-KvSpec make_kv_spec(const TextConfig& config, DType dtype) {
+KvSpec make_kv_spec(const TextConfig& config, const ModelOptions& options, IndexerArithmetic arithmetic) {
   KvSpec spec{config.layers, {}};
-  spec.planes.push_back({"key", dtype, ops::PlaneLayout::keys, config.kv_heads, config.head_dim});
-  spec.planes.push_back({"value", dtype, ops::PlaneLayout::values, config.kv_heads, config.head_dim});
-  // The plain, exact indexer scores in f32 and so remembers its keys in f32.
-  if (config.indexer)
-    spec.planes.push_back({"index_key", DType::f32, ops::PlaneLayout::keys, 1, config.indexer->head_dim});
+  const auto add = [&](std::string_view name, const std::optional<DType>& wanted, ops::PlaneLayout packed) {
+    const DType dtype = wanted.value_or(options.dtype);
+    // Single tokens are read of a cache under an indexer, and only rows can be quantised.
+    const bool rows = config.indexer || dtype != options.dtype;
+    spec.planes.push_back({name, dtype, rows ? ops::PlaneLayout::rows : packed, config.kv_heads, config.head_dim});
+  };
+  add("key", options.attention.key_dtype, ops::PlaneLayout::keys);
+  add("value", options.attention.value_dtype, ops::PlaneLayout::values);
+  if (config.indexer) {
+    const DType dtype = arithmetic == IndexerArithmetic::exact ? DType::f32 : DType::bf16;
+    spec.planes.push_back({"index_key", dtype, ops::PlaneLayout::keys, 1, config.indexer->head_dim});
+  }
   return spec;
 }
 
 }  // namespace
 
 Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOptions& options)
-    : config_(config), backend_(backend), dtype_(options.dtype), kv_spec_(make_kv_spec(config, options.dtype)) {
+    : config_(config), backend_(backend), dtype_(options.dtype) {
+  const AttentionOptions& attention = options.attention;
+  ignores_indexer_ = config_.indexer && attention.sparse == SparseAttention::off;
+  if (ignores_indexer_) config_.indexer.reset();
+  if (config_.indexer) {
+    const int topk = attention.topk > 0 ? attention.topk : config_.indexer->topk;
+    config_.indexer->topk = std::min(topk, config_.positions_max);
+  }
+  indexer_arithmetic_ =
+      attention.indexer.value_or(dtype_ == DType::f32 ? IndexerArithmetic::exact : IndexerArithmetic::f8);
+  kv_spec_ = make_kv_spec(config_, options, indexer_arithmetic_);
   const int64_t n = options.step_tokens_max;
   const int64_t c = config_.hidden;
   const int64_t q_width = int64_t{config_.heads} * config_.head_dim;
@@ -70,8 +87,9 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
     work_.index_sin = Tensor(DType::f32, {n, indexer.head_dim / 2});
     work_.index_q_gate = Tensor(DType::f32, {n, width + indexer.heads});
     work_.index_k = Tensor(DType::f32, {n, indexer.head_dim});
-    work_.index_q = Tensor(DType::f32, {n, indexer.heads, indexer.head_dim});
+    work_.index_q = Tensor(kv_spec_.planes[kIndexPlane].dtype, {n, indexer.heads, indexer.head_dim});
     work_.index_gate = Tensor(DType::f32, {n, indexer.heads});
+    work_.chosen = Tensor(DType::i32, {n, indexer.topk});
     // The reference truncates theta to a whole number for the indexer.
     index_inv_freq_ = inverse_frequencies(indexer.head_dim, std::trunc(config_.rope_theta));
     index_sections_ = {indexer.head_dim / 2, 0, 0};
@@ -94,6 +112,7 @@ void Decoder::list_weights(WeightList& list, bool fused_experts) {
   list.matrix({whole_matrix(tied ? "model.embed_tokens.weight" : "lm_head.weight", config_.vocab, c)}, &head_);
   if (tied) list.ignore("lm_head.weight");
   list.ignore("rotary_emb.inv_freq");
+  if (ignores_indexer_) list.ignore(".self_attn.sa_indexer.");
   for (int i = 0; i < config_.layers; ++i) {
     Layer& layer = layers_[static_cast<size_t>(i)];
     const std::string p = fmt::format("model.layers.{}.", i);
@@ -110,9 +129,15 @@ void Decoder::list_weights(WeightList& list, bool fused_experts) {
       const std::string s = a + "sa_indexer.";
       const int64_t heads = config_.indexer->heads;
       const int64_t dim = config_.indexer->head_dim;
-      // So does a flipped choice of token: the plain, exact indexer is f32 from its input on.
-      list.matrix_f32(whole_matrix(s + "q_proj.weight", heads * dim + heads, c), &layer.indexer.q_gate);
-      list.matrix_f32(whole_matrix(s + "k_proj.weight", dim, c), &layer.indexer.k);
+      MatrixPart q_gate = whole_matrix(s + "q_proj.weight", heads * dim + heads, c);
+      MatrixPart k = whole_matrix(s + "k_proj.weight", dim, c);
+      if (indexer_arithmetic_ == IndexerArithmetic::exact) {
+        list.matrix_f32(std::move(q_gate), &layer.indexer.q_gate);
+        list.matrix_f32(std::move(k), &layer.indexer.k);
+      } else {
+        list.matrix({std::move(q_gate)}, &layer.indexer.q_gate);
+        list.matrix({std::move(k)}, &layer.indexer.k);
+      }
       list.vector(s + "q_norm.weight", {dim}, &layer.indexer.q_norm);
       list.vector(s + "k_norm.weight", {dim}, &layer.indexer.k_norm);
       list.vector(s + "k_norm.bias", {dim}, &layer.indexer.k_bias);
@@ -156,6 +181,7 @@ void Decoder::forward(const StepInput& input, KvCache& cache, View logits) {
   KEYE_CHECK(n > 0 && n <= work_.hidden.shape()[0], "{} tokens in a step of {}", n, work_.hidden.shape()[0]);
   embed(input);
   prepare_positions(input);
+  split_rows(input);
   const View hidden = take(work_.hidden, n);
   const View normed = take(work_.normed, n);
   for (int i = 0; i < config_.layers; ++i) {
@@ -207,49 +233,78 @@ void Decoder::attention(int index, const StepInput& input, KvCache& cache) {
   ops::linear(backend_, {.x = take(work_.normed, n), .w = layer.qkv, .bias = {}, .out = qkv});
   ops::attention_input(backend_, {qkv, layer.q_norm.view(), layer.k_norm.view(), config_.norm_eps, take(work_.cos, n),
                                   take(work_.sin, n), input.slots, q, k, v});
-  const uint64_t* selection = config_.indexer ? select(index, input, cache) : nullptr;
-  ops::paged_attention(backend_, {q, k, v, input.sequences, 1.0F / std::sqrt(static_cast<float>(config_.head_dim)),
-                                  selection, selection_words_, mixed});
+  const float scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
+  if (config_.indexer) index_tokens(index, input, cache);
+  if (!dense_rows_.empty()) {
+    ops::paged_attention(backend_, {.q = q, .k = k, .v = v, .sequences = dense_rows_, .scale = scale, .out = mixed});
+  }
+  if (!sparse_rows_.empty()) {
+    select(index, input, cache);
+    ops::paged_attention(backend_, {.q = q,
+                                    .k = k,
+                                    .v = v,
+                                    .sequences = sparse_rows_,
+                                    .scale = scale,
+                                    .chosen = take(work_.chosen, n),
+                                    .out = mixed});
+  }
   ops::linear(backend_, {.x = mixed, .w = layer.out, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
 }
 
-bool Decoder::wants_selection(const StepInput& input) const {
-  return std::any_of(input.sequences.begin(), input.sequences.end(), [&](const ops::SequenceRows& sequence) {
-    return sequence.context + sequence.rows > config_.indexer->topk;
-  });
+/// A row that has at most top-k tokens attends to all of them.
+void Decoder::split_rows(const StepInput& input) {
+  dense_rows_.clear();
+  sparse_rows_.clear();
+  for (const ops::SequenceRows& rows : input.sequences) {
+    const int32_t dense = config_.indexer ? std::clamp(config_.indexer->topk - rows.context, 0, rows.rows) : rows.rows;
+    if (dense > 0) dense_rows_.push_back({rows.first_row, dense, rows.context, rows.pages});
+    if (dense < rows.rows) {
+      sparse_rows_.push_back({rows.first_row + dense, rows.rows - dense, rows.context + dense, rows.pages});
+    }
+  }
 }
 
-const uint64_t* Decoder::select(int index, const StepInput& input, KvCache& cache) {
+/// Writes the index keys of all new tokens, for later ones, and their index queries.
+void Decoder::index_tokens(int index, const StepInput& input, KvCache& cache) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const Indexer& indexer = layer.indexer;
   const auto n = static_cast<int64_t>(input.tokens.size());
-  const View exact = take(work_.exact_input, n);
   const View q_gate = take(work_.index_q_gate, n);
   const View k = take(work_.index_k, n);
-  const View q = take(work_.index_q, n);
-  const View gate = take(work_.index_gate, n);
-  const ops::KvPlane keys = cache.plane(kIndexPlane, index);
-  ops::rms_norm(backend_, {take(work_.hidden, n), layer.input_norm.view(), config_.norm_eps, exact});
-  probe("indexer_input", index, exact);
-  ops::linear(backend_, {.x = exact, .w = indexer.q_gate, .bias = {}, .out = q_gate});
-  ops::linear(backend_, {.x = exact, .w = indexer.k, .bias = {}, .out = k});
+  View x = take(work_.normed, n);
+  if (indexer_arithmetic_ == IndexerArithmetic::exact) {
+    x = take(work_.exact_input, n);
+    ops::rms_norm(backend_, {take(work_.hidden, n), layer.input_norm.view(), config_.norm_eps, x});
+  }
+  probe("indexer_input", index, x);
+  ops::linear(backend_, {.x = x, .w = indexer.q_gate, .bias = {}, .out = q_gate});
+  ops::linear(backend_, {.x = x, .w = indexer.k, .bias = {}, .out = k});
   ops::indexer_input(backend_, {q_gate, k, indexer.q_norm.view(), indexer.k_norm.view(), indexer.k_bias.view(), 1e-6F,
-                                take(work_.index_cos, n), take(work_.index_sin, n), input.slots, q, gate, keys});
-  // Within top-k every row keeps all it has: the index keys above are written all the same, for later tokens.
-  if (!wants_selection(input)) return nullptr;
-  size_t pages = 0;
-  for (const ops::SequenceRows& sequence : input.sequences) pages = std::max(pages, sequence.pages.size());
-  selection_words_ = static_cast<int64_t>(pages);
-  if (selection_.size() < pages * static_cast<size_t>(n)) selection_.resize(pages * static_cast<size_t>(n));
+                                take(work_.index_cos, n), take(work_.index_sin, n), input.slots, take(work_.index_q, n),
+                                take(work_.index_gate, n), cache.plane(kIndexPlane, index)});
+}
+
+void Decoder::select(int index, const StepInput& input, KvCache& cache) {
+  const auto n = static_cast<int64_t>(input.tokens.size());
+  const View chosen = take(work_.chosen, n);
+  ops::SparseSelect op{.q = take(work_.index_q, n),
+                       .gate = take(work_.index_gate, n),
+                       .keys = cache.plane(kIndexPlane, index),
+                       .sequences = sparse_rows_,
+                       .chosen = chosen};
   Tensor scores;
-  if (probe_) scores = Tensor(DType::f32, {n, selection_words_ * ops::kPageTokens});
-  ops::sparse_select(backend_, {q, gate, keys, input.sequences, config_.indexer->topk, selection_.data(),
-                                selection_words_, probe_ ? scores.view() : View{}});
+  if (probe_) {
+    size_t pages = 0;
+    for (const ops::SequenceRows& sequence : input.sequences) pages = std::max(pages, sequence.pages.size());
+    scores = Tensor(DType::f32, {n, static_cast<int64_t>(pages) * ops::kPageTokens});
+    op.sequences = input.sequences;
+    op.scores = scores.view();
+  }
+  ops::sparse_select(backend_, op);
   if (probe_) {
     probe("indexer_scores", index, scores.view());
-    probe("indexer_selection", index, ConstView{selection_.data(), DType::u64, {n, selection_words_}});
+    probe("indexer_chosen", index, chosen);
   }
-  return selection_.data();
 }
 
 void Decoder::feed_forward(int index, int64_t n) {

@@ -47,6 +47,7 @@ class Decoder {
     Tensor inner;        // [n, f]
     Tensor cos, sin;     // [n, d / 2] f32
     Tensor index_cos, index_sin, index_q_gate, index_k, index_q, index_gate;
+    Tensor chosen;  // [n, topk] i32
     Tensor router_logits, experts, expert_weights, places;
     Tensor expert_inner, expert_out;
     Tensor selected;  // [s, c]: the rows whose logits are wanted
@@ -56,16 +57,18 @@ class Decoder {
   void embed(const StepInput& input);
   void prepare_positions(const StepInput& input);
   void attention(int index, const StepInput& input, KvCache& cache);
-  const uint64_t* select(int index, const StepInput& input, KvCache& cache);
+  void index_tokens(int index, const StepInput& input, KvCache& cache);
+  void select(int index, const StepInput& input, KvCache& cache);
   void feed_forward(int index, int64_t n);
   void mixture(const Layer& layer, int index, int64_t n);
-  bool wants_selection(const StepInput& input) const;
+  void split_rows(const StepInput& input);
   View take(Tensor& tensor, int64_t n) { return rows(tensor.view(), 0, n); }
   void probe(std::string_view name, int layer, ConstView value) {
     if (probe_) probe_(name, layer, value);
   }
 
-  TextConfig config_;
+  TextConfig config_;  // without an indexer where sparse attention is off
+  bool ignores_indexer_ = false;
   ops::Backend& backend_;
   DType dtype_;
   KvSpec kv_spec_;
@@ -76,8 +79,9 @@ class Decoder {
   Workspace work_;
   std::vector<float> inv_freq_, index_inv_freq_;
   std::array<int, 3> sections_{}, index_sections_{};
-  std::vector<uint64_t> selection_;
-  int64_t selection_words_ = 0;
+  IndexerArithmetic indexer_arithmetic_ = IndexerArithmetic::exact;
+  // The step's rows that attend to all earlier tokens, and those that have more of them than top-k.
+  std::vector<ops::SequenceRows> dense_rows_, sparse_rows_;
   std::vector<int32_t> group_rows_, group_offsets_;
   Probe probe_;
 };

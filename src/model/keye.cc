@@ -71,16 +71,42 @@ struct Unloaded {
   std::unique_ptr<ops::Backend> backend = ops::make_ref_backend();
   std::unique_ptr<KeyeModel> model;
 
-  Unloaded(const ModelConfig& config, DType dtype)
-      : model(std::make_unique<KeyeModel>(config, *backend,
-                                          ModelOptions{.dtype = dtype, .step_tokens_max = 1, .step_logits_max = 1})) {}
+  explicit Unloaded(const ModelConfig& config, ModelOptions options = {}) {
+    options.step_tokens_max = 1;
+    options.step_logits_max = 1;
+    model = std::make_unique<KeyeModel>(config, *backend, options);
+  }
 };
+
+Result<void> check_options(const ModelConfig& config, const ModelOptions& options) {
+  const AttentionOptions& attention = options.attention;
+  const bool has_indexer = config.text.indexer.has_value();
+  if (!has_indexer && attention.sparse == SparseAttention::on) {
+    return make_error(ErrorCode::unsupported, "sparse attention", "{} has no indexer (sa_config in config.json)",
+                      config.architecture);
+  }
+  if (attention.topk != 0 && (!has_indexer || attention.sparse == SparseAttention::off)) {
+    return make_error(ErrorCode::invalid_argument, "sparse attention", "top-k {} without sparse attention",
+                      attention.topk);
+  }
+  if (attention.topk < 0) {
+    return make_error(ErrorCode::invalid_argument, "sparse attention", "top-k should be positive, got {}",
+                      attention.topk);
+  }
+  for (const auto& dtype : {attention.key_dtype, attention.value_dtype}) {
+    if (!dtype || *dtype == options.dtype || *dtype == DType::i8 || *dtype == DType::f8_e4m3) continue;
+    return make_error(ErrorCode::unsupported, "KV cache", "in {} beside a model in {}: it can be {}, i8 or f8_e4m3",
+                      dtype_name(*dtype), dtype_name(options.dtype), dtype_name(options.dtype));
+  }
+  return {};
+}
 
 }  // namespace
 
 Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
                                           ops::Backend& backend, const ModelOptions& options,
                                           const LoadProgress& progress) {
+  KEYE_TRY_VOID(check_options(config, options));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   const WeightList list = model->list_weights(layout_of(config, *checkpoint));
   KEYE_TRY_VOID(checkpoint->load(list, backend, options.dtype, progress));
@@ -88,22 +114,23 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared
   return std::unique_ptr<Model>(std::move(model));
 }
 
-std::unique_ptr<Model> random_model(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options,
-                                    uint64_t seed) {
+Result<std::unique_ptr<Model>> random_model(const ModelConfig& config, ops::Backend& backend,
+                                            const ModelOptions& options, uint64_t seed) {
+  KEYE_TRY_VOID(check_options(config, options));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   fill_random(model->list_weights({}), options.dtype, seed, model->storage());
-  return model;
+  return std::unique_ptr<Model>(std::move(model));
 }
 
 Result<void> check_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
-  const Unloaded unloaded(config, DType::bf16);
+  const Unloaded unloaded(config);
   return checkpoint.check(unloaded.model->list_weights(layout_of(config, checkpoint)));
 }
 
-KvSpec kv_spec_of(const ModelConfig& config, DType dtype) { return Unloaded(config, dtype).model->kv_spec(); }
-
-int64_t count_parameters(const ModelConfig& config) {
-  return Unloaded(config, DType::bf16).model->list_weights({}).parameters();
+KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options) {
+  return Unloaded(config, options).model->kv_spec();
 }
+
+int64_t count_parameters(const ModelConfig& config) { return Unloaded(config).model->list_weights({}).parameters(); }
 
 }  // namespace keye::model

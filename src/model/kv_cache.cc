@@ -3,32 +3,24 @@
 #include <cstring>
 
 namespace keye::model {
-namespace {
-
-ops::KvPlane at(const PlaneSpec& spec, std::byte* data) {
-  return {data, spec.dtype, spec.layout, spec.heads, spec.dim};
-}
-
-}  // namespace
-
 size_t KvSpec::bytes_per_token() const {
   size_t sum = 0;
-  for (const PlaneSpec& plane : planes) sum += at(plane, nullptr).page_bytes() / ops::kPageTokens;
+  for (const PlaneSpec& plane : planes) sum += plane.plane(nullptr).page_bytes() / ops::kPageTokens;
   return sum * static_cast<size_t>(layers);
 }
 
 KvCache::KvCache(const KvSpec& spec, int pages) : spec_(spec), pages_(pages) {
   for (const PlaneSpec& plane : spec_.planes) {
-    planes_.emplace_back(at(plane, nullptr).page_bytes() * static_cast<size_t>(pages) *
+    planes_.emplace_back(plane.plane(nullptr).page_bytes() * static_cast<size_t>(pages) *
                          static_cast<size_t>(spec_.layers));
   }
 }
 
 ops::KvPlane KvCache::plane(int index, int layer) const {
   const PlaneSpec& spec = spec_.planes[static_cast<size_t>(index)];
-  const size_t layer_bytes = at(spec, nullptr).page_bytes() * static_cast<size_t>(pages_);
+  const size_t layer_bytes = spec.plane(nullptr).page_bytes() * static_cast<size_t>(pages_);
   auto* data = static_cast<std::byte*>(planes_[static_cast<size_t>(index)].data());
-  return at(spec, data + static_cast<size_t>(layer) * layer_bytes);
+  return spec.plane(data + static_cast<size_t>(layer) * layer_bytes);
 }
 
 void KvCache::copy_page(int32_t from, int32_t to) {

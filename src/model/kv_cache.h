@@ -17,6 +17,8 @@ struct PlaneSpec {
   ops::PlaneLayout layout = ops::PlaneLayout::keys;
   int heads = 0;
   int dim = 0;
+
+  ops::KvPlane plane(std::byte* data) const { return {data, dtype, layout, heads, dim}; }
 };
 
 struct KvSpec {

@@ -4,6 +4,7 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -73,8 +74,25 @@ class Model {
   virtual void set_probe(Probe probe) = 0;
 };
 
+/// Sparse attention keeps, for each token, the earlier tokens that the checkpoint's indexer scores highest.
+enum class SparseAttention : uint8_t {
+  automatic,  // where the checkpoint has an indexer
+  on,         // and refuse a checkpoint without one
+  off,        // dense attention over everything: not the function that the checkpoint was trained for
+};
+/// exact: f32 from the input on. f8: the published arithmetic (ops/indexer.h).
+enum class IndexerArithmetic : uint8_t { exact, f8 };
+
+struct AttentionOptions {
+  SparseAttention sparse = SparseAttention::automatic;
+  int topk = 0;                                 // 0: the checkpoint's
+  std::optional<IndexerArithmetic> indexer;     // default: exact in f32, f8 in bf16
+  std::optional<DType> key_dtype, value_dtype;  // of the cache: the model's dtype (the default), i8 or f8_e4m3
+};
+
 struct ModelOptions {
   DType dtype = DType::bf16;  // of weights, activations and KV: bf16 or f32
+  AttentionOptions attention = {};
   int step_tokens_max = 512;
   int step_logits_max = 512;
 };
@@ -83,20 +101,20 @@ struct ModelOptions {
 inline int merged_tokens(const VisionGrid& grid, int merge) { return grid.patches() / (merge * merge); }
 
 /// Loads the weights of `config` from the checkpoint. The backend must outlive the model; mapped tables keep the
-/// checkpoint alive. Errors as in Checkpoint::load.
+/// checkpoint alive. Errors as in Checkpoint::load; unsupported, invalid_argument (attention options that do not fit).
 Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
                                           ops::Backend& backend, const ModelOptions& options,
                                           const LoadProgress& progress);
 
 /// The same model with random weights: for benchmarks of named shapes.
-std::unique_ptr<Model> random_model(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options,
-                                    uint64_t seed);
+Result<std::unique_ptr<Model>> random_model(const ModelConfig& config, ops::Backend& backend,
+                                            const ModelOptions& options, uint64_t seed);
 
 /// What load_model would report about the checkpoint's names and shapes, without loading.
 Result<void> check_weights(const ModelConfig& config, const Checkpoint& checkpoint);
 
 /// What the KV cache of this model remembers for each token.
-KvSpec kv_spec_of(const ModelConfig& config, DType dtype);
+KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options);
 
 /// Parameters of a model of this shape (all tensors that inference reads).
 int64_t count_parameters(const ModelConfig& config);

@@ -19,8 +19,9 @@ void check_head_dim(int64_t dim) {
 }
 
 void check_plane(const KvPlane& plane, const char* what, PlaneLayout layout, DType dtype, int64_t dim) {
-  KEYE_CHECK(plane.layout == layout, "{}: wrong layout", what);
-  KEYE_CHECK(plane.dtype == dtype, "{} is {}, not {}", what, dtype_name(plane.dtype), dtype_name(dtype));
+  KEYE_CHECK(plane.layout == layout || plane.layout == PlaneLayout::rows, "{}: wrong layout", what);
+  KEYE_CHECK(plane.dtype == dtype || (plane.layout == PlaneLayout::rows && plane.scaled()), "{} is {}, not {}", what,
+             dtype_name(plane.dtype), dtype_name(dtype));
   KEYE_CHECK(plane.dim == dim, "{} has dim {}, not {}", what, plane.dim, dim);
   KEYE_CHECK(plane.heads > 0 && plane.data != nullptr, "{} is empty", what);
 }
@@ -66,14 +67,17 @@ void paged_attention(Backend& backend, const PagedAttention& op) {
   const auto [n, h, d] = check_heads(op.q, op.k, op.v);
   check_view("out", op.out, {n, h * d}, {op.q.dtype});
   KEYE_CHECK(op.scale > 0, "scale {}", op.scale);
+  if (!op.chosen.empty()) {
+    KEYE_CHECK(op.chosen.shape.rank() == 2, "chosen is {}", op.chosen.shape.to_string());
+    check_view("chosen", op.chosen, {n, op.chosen.shape[1]}, {DType::i32});
+    KEYE_CHECK(op.k.layout == PlaneLayout::rows && op.v.layout == PlaneLayout::rows, "a choice of keys not in rows");
+  }
   for (const SequenceRows& s : op.sequences) {
     KEYE_CHECK(s.first_row >= 0 && s.rows >= 0 && s.first_row + s.rows <= n, "rows [{}, +{}) of {}", s.first_row,
                s.rows, n);
     const int64_t length = int64_t{s.context} + s.rows;
     KEYE_CHECK(s.context >= 0 && static_cast<int64_t>(s.pages.size()) * kPageTokens >= length, "{} pages for {} tokens",
                s.pages.size(), length);
-    KEYE_CHECK(op.selection == nullptr || op.selection_words * 64 >= length, "{} selection words for {} tokens",
-               op.selection_words, length);
     for (const int32_t page : s.pages) KEYE_CHECK(page >= 0, "page {}", page);
   }
   backend.do_paged_attention(op);

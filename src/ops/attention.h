@@ -18,7 +18,8 @@ inline constexpr int kHeadDimMax = 256;
 ///   qkv      [n, (h + 2 g) d] f32       q_norm, k_norm  [d] f32
 ///   cos, sin [n, d / 2] f32             slots  [n]: page * 64 + offset of every new token; those of one page are
 ///   q        [n, h, d] bf16 or f32             neighbours, in order
-///   k, v     planes of g heads, dtype of q; d is even, at most kHeadDimMax
+///   k, v     planes of g heads; d is even, at most kHeadDimMax
+/// A plane is in the layout keys (k) or values (v) and q's dtype, or in the layout rows and q's dtype, i8 or f8_e4m3.
 struct AttentionInput {
   ConstView qkv;
   ConstView q_norm;
@@ -33,21 +34,21 @@ struct AttentionInput {
 };
 void attention_input(Backend& backend, const AttentionInput& op);
 
-/// Causal attention: row t of a sequence, at index i, mixes the values of the indices [0, i], or of those among them
-/// whose bit is set in its selection.
-///   q          [n, h, d] bf16 or f32        k, v  planes of g heads (h % g == 0), dtype of q
-///   selection  [n, selection_words] bits, bit j % 64 of word j / 64 for index j; null: all
-///   out        [n, h d] dtype of q
-/// A row without any gives zeros. Pages are visited in order from index 0, with running maximum and sum: a row's result
-/// depends on its own length and selection alone.
+/// Causal attention: row t of a sequence, at index i, mixes the values of the indices [0, i], or of those that its row
+/// of `chosen` names.
+///   q       [n, h, d] bf16 or f32     k, v  planes of g heads (h % g == 0), as in AttentionInput
+///   chosen  [n, m] i32, or empty: indices in [0, i], ascending, at least one; then -1. Needs planes in the layout rows
+///   out     [n, h d] dtype of q
+/// Keys are visited in order, 64 at a time, with running maximum and sum: a row's result depends on its own length or
+/// choice alone. A choice of all indices gives the bits that no choice gives, and planes of one dtype the same bits in
+/// every layout.
 struct PagedAttention {
   ConstView q;
   KvPlane k;
   KvPlane v;
   std::span<const SequenceRows> sequences;
   float scale;
-  const uint64_t* selection = nullptr;
-  int64_t selection_words = 0;
+  ConstView chosen = {};
   View out;
 };
 void paged_attention(Backend& backend, const PagedAttention& op);

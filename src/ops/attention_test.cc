@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <optional>
 
 #include "ops/row_testing.h"
 
@@ -13,12 +15,12 @@ namespace {
 /// |a - b| <= relative |b| + absolute, for values in [-1, 1].
 ///   f32   the kernels add in another order, their exponential is off by up to 3 units in the last place, and scores of
 ///         up to about 30 carry their own rounding into the exponent: some 1e-5 altogether
-///   bf16  weights are rounded (by up to 2^-9, of values up to 1), and results (by up to 2^-9, perhaps not the same
+///   bf16  weights are rounded (by up to 2^-8, of values up to 1), and results (by up to 2^-8, perhaps not the same
 ///   way)
 struct Tolerance {
   float relative, absolute;
 };
-Tolerance tolerance(DType dtype) { return dtype == DType::f32 ? Tolerance{1e-5F, 4e-6F} : Tolerance{0x1p-7F, 0x1p-9F}; }
+Tolerance tolerance(DType dtype) { return dtype == DType::f32 ? Tolerance{1e-5F, 4e-6F} : Tolerance{0x1p-7F, 0x1p-8F}; }
 
 float at(const ConstView& view, int64_t i) {
   return view.dtype == DType::f32 ? view.as<float>()[i] : static_cast<float>(view.as<BFloat16>()[i]);
@@ -65,7 +67,16 @@ std::vector<std::unique_ptr<Backend>> backends_of_two_threads() {
 struct Heads {
   int q, kv, dim;
   DType dtype = DType::bf16;
-  std::string name() const { return fmt::format("{} over {} of {}, {}", q, kv, dim, dtype_name(dtype)); }
+  // In the layout rows, of these dtypes; else in keys and values of `dtype`.
+  std::optional<DType> k_rows, v_rows;
+
+  std::string name() const {
+    const auto rows = [](const std::optional<DType>& plane) { return plane ? dtype_name(*plane) : "packed"; };
+    return fmt::format("{} over {} of {}, {}, {} {}", q, kv, dim, dtype_name(dtype), rows(k_rows), rows(v_rows));
+  }
+  KvPlane plane(PlaneLayout packed, const std::optional<DType>& in_rows) const {
+    return {nullptr, in_rows.value_or(dtype), in_rows ? PlaneLayout::rows : packed, kv, dim};
+  }
 };
 
 /// Keys and values of several sequences, their pages taken in an order that is not theirs.
@@ -81,13 +92,15 @@ struct Cache {
       for (int i = 0; i < length; i += kPageTokens) pages.back().push_back(count++);
     }
     for (auto& list : pages) std::reverse(list.begin(), list.end());
-    k_memory = Tensor(heads.dtype, {count, heads.kv, heads.dim, kPageTokens});
-    v_memory = Tensor(heads.dtype, {count, heads.kv, heads.dim, kPageTokens});
+    k = heads.plane(PlaneLayout::keys, heads.k_rows);
+    v = heads.plane(PlaneLayout::values, heads.v_rows);
+    k_memory = Tensor(DType::u8, {count, static_cast<int64_t>(k.page_bytes())});
+    v_memory = Tensor(DType::u8, {count, static_cast<int64_t>(v.page_bytes())});
     // What an earlier owner left: large, but finite.
     std::memset(k_memory.view().data, 0x7e, k_memory.view().bytes());
     std::memset(v_memory.view().data, 0x7e, v_memory.view().bytes());
-    k = {k_memory.as<std::byte>(), heads.dtype, PlaneLayout::keys, heads.kv, heads.dim};
-    v = {v_memory.as<std::byte>(), heads.dtype, PlaneLayout::values, heads.kv, heads.dim};
+    k.data = k_memory.as<std::byte>();
+    v.data = v_memory.as<std::byte>();
   }
   int32_t slot(size_t sequence, int index) const {
     return pages[sequence][static_cast<size_t>(index / kPageTokens)] * kPageTokens + index % kPageTokens;
@@ -206,12 +219,21 @@ std::vector<Step> in_steps(const std::vector<Sequence>& sequences, int rows) {
 const Heads kOddHeads[] = {{1, 1, 2},  {2, 2, 24},  {4, 2, 32},  {8, 2, 36}, {8, 1, 64},
                            {3, 3, 72}, {8, 4, 128}, {6, 2, 256}, {50, 1, 18}};
 
-/// Both dtypes of every odd shape.
+/// Both dtypes of every odd shape, packed, in rows, and, of small shapes, quantised.
 template <class Body>
 void for_each_heads(Body&& body) {
   for (Heads heads : kOddHeads) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       heads.dtype = dtype;
+      heads.k_rows = heads.v_rows = std::nullopt;
+      body(heads);
+      heads.k_rows = heads.v_rows = dtype;
+      body(heads);
+      if (heads.q * heads.dim > 300) continue;
+      heads.k_rows = DType::i8;
+      heads.v_rows = DType::f8_e4m3;
+      body(heads);
+      std::swap(heads.k_rows, heads.v_rows);
       body(heads);
     }
   }
@@ -271,33 +293,37 @@ TEST(AttentionInput, NormalisesThenRotates) {
   EXPECT_EQ(values[2], 0);
 }
 
-/// Softmax over the keys [0, limit) whose bit is set, in double, from rows of q [h d] and the cache's own contents.
+/// Channel c of the token in slot j of a head's block.
+double element(const KvPlane& plane, int32_t place, int head, int64_t c) {
+  std::byte* block = plane.block(place / kPageTokens, head);
+  const int j = place % kPageTokens;
+  const ConstView elements{block, plane.dtype, {plane.dim * kPageTokens}};
+  if (plane.layout == PlaneLayout::rows) {
+    float x = 0;
+    convert_to_float(plane.dtype, plane.row(block, j) + static_cast<size_t>(c) * dtype_bytes(plane.dtype), &x, 1);
+    return x * (plane.scaled() ? static_cast<double>(plane.scales(block)[j]) : 1.0);
+  }
+  const bool f32 = plane.dtype == DType::f32;
+  if (plane.layout == PlaneLayout::keys) {
+    return at(elements, f32 ? c * kPageTokens + j : ((c / 2) * kPageTokens + j) * 2 + c % 2);
+  }
+  return at(elements, f32 ? j * plane.dim + c : ((j / 2) * plane.dim + c) * 2 + j % 2);
+}
+
+/// Softmax over the indices that are listed, in double, from rows of q [h d] and the cache's own contents.
 std::vector<double> attend(const Heads& heads, const Attended& run, size_t sequence, int index, int head,
-                           const uint64_t* words) {
-  const KvPlane& k = run.cache.k;
-  const KvPlane& v = run.cache.v;
-  const bool f32 = heads.dtype == DType::f32;
+                           std::span<const int32_t> keys) {
   const int64_t d = heads.dim;
   const int kv = head / (heads.q / heads.kv);
-  const auto key = [&](int slot, int64_t c) {
-    const ConstView block{k.block(slot / kPageTokens, kv), heads.dtype, {d * kPageTokens}};
-    const int j = slot % kPageTokens;
-    return static_cast<double>(at(block, f32 ? c * kPageTokens + j : ((c / 2) * kPageTokens + j) * 2 + c % 2));
-  };
-  const auto value = [&](int slot, int64_t c) {
-    const ConstView block{v.block(slot / kPageTokens, kv), heads.dtype, {d * kPageTokens}};
-    const int j = slot % kPageTokens;
-    return static_cast<double>(at(block, f32 ? j * d + c : ((j / 2) * d + c) * 2 + j % 2));
-  };
   std::vector<double> mix(static_cast<size_t>(d), 0.0);
   std::vector<double> scores;
   std::vector<int> slots;
-  for (int i = 0; i <= index; ++i) {
-    if (words != nullptr && ((words[i / 64] >> (i % 64)) & 1) == 0) continue;
+  for (const int32_t i : keys) {
     slots.push_back(run.cache.slot(sequence, i));
     double dot = 0;
     for (int64_t c = 0; c < d; ++c) {
-      dot += at(run.q[sequence].view(), (int64_t{index} * heads.q + head) * d + c) * key(slots.back(), c);
+      dot += at(run.q[sequence].view(), (int64_t{index} * heads.q + head) * d + c) *
+             element(run.cache.k, slots.back(), kv, c);
     }
     scores.push_back(dot * Attended::scale(heads));
   }
@@ -307,10 +333,16 @@ std::vector<double> attend(const Heads& heads, const Attended& run, size_t seque
   for (size_t i = 0; i < slots.size(); ++i) {
     const double weight = std::exp(scores[i] - most);
     sum += weight;
-    for (int64_t c = 0; c < d; ++c) mix[static_cast<size_t>(c)] += weight * value(slots[i], c);
+    for (int64_t c = 0; c < d; ++c) mix[static_cast<size_t>(c)] += weight * element(run.cache.v, slots[i], kv, c);
   }
   for (double& x : mix) x /= sum;
   return mix;
+}
+
+std::vector<int32_t> first_indices(int count) {
+  std::vector<int32_t> result(static_cast<size_t>(count));
+  std::iota(result.begin(), result.end(), 0);
+  return result;
 }
 
 TEST(PagedAttention, AgreesWithTheDefinition) {
@@ -318,7 +350,7 @@ TEST(PagedAttention, AgreesWithTheDefinition) {
   const auto backends = backends_of_two_threads();
   for_each_heads([&](const Heads& heads) {
     const auto sequences =
-        heads.q > 8 ? make_sequences(heads, {1, 65, 130}) : make_sequences(heads, {1, 2, 63, 64, 65, 200});
+        heads.q > 8 ? make_sequences(heads, {1, 65, 130}) : make_sequences(heads, {1, 2, 63, 64, 65, 150});
     Step all;
     for (size_t s = 0; s < sequences.size(); ++s) all.push_back({s, sequences[s].length});
     const Attended reference(*ref, heads, sequences, {all});
@@ -328,7 +360,8 @@ TEST(PagedAttention, AgreesWithTheDefinition) {
       float* to = expected.back().as<float>();
       for (int i = 0; i < sequences[s].length; ++i) {
         for (int head = 0; head < heads.q; ++head) {
-          for (const double x : attend(heads, reference, s, i, head, nullptr)) *to++ = static_cast<float>(x);
+          for (const double x : attend(heads, reference, s, i, head, first_indices(i + 1)))
+            *to++ = static_cast<float>(x);
         }
       }
       expect_near(reference.out[s].view(), expected[s].view(), heads.dtype, "ref, " + heads.name());
@@ -379,100 +412,136 @@ TEST(PagedAttention, BitsDoNotDependOnChunksBatchesOrThreads) {
   }
 }
 
-/// Queries that attend with a selection to what an Attended left in its cache.
-struct Selected {
-  Tensor out;
-
-  Selected(Backend& backend, const Heads& heads, const Attended& run, const std::vector<uint64_t>& selection,
-           int64_t words)
-      : out(heads.dtype, run.out[0].shape()) {
-    const auto n = static_cast<int32_t>(run.q[0].shape()[0]);
-    const SequenceRows rows{0, n, 0, run.cache.pages[0]};
-    paged_attention(backend, {.q = run.q[0].view(),
-                              .k = run.cache.k,
-                              .v = run.cache.v,
-                              .sequences = {&rows, 1},
-                              .scale = Attended::scale(heads),
-                              .selection = selection.data(),
-                              .selection_words = words,
-                              .out = out.view()});
-  }
-};
-
-TEST(PagedAttention, MixesOnlyWhatIsSelected) {
-  auto ref = make_ref_backend();
-  const auto backends = backends_of_two_threads();
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const Heads heads{4, 2, 40, dtype};
-    const int n = 200;
-    const int64_t words = 5;  // one more than needed
-    const Attended run(*ref, heads, make_sequences(heads, {n}), {{{0, n}}});
-    std::vector<uint64_t> selection(static_cast<size_t>(n * words));
-    std::mt19937_64 generator(7);
-    for (uint64_t& word : selection) {
-      const uint64_t kind = generator() % 4;  // empty, sparse, half, full
-      word = kind == 0   ? 0
-             : kind == 3 ? ~uint64_t{0}
-                         : generator() & (kind == 1 ? generator() & generator() : ~uint64_t{0});
-    }
-    std::fill_n(selection.begin() + 100 * words, words, 0);  // a row that selects nothing
-    Tensor expected(DType::f32, run.out[0].shape());
-    float* to = expected.as<float>();
-    for (int i = 0; i < n; ++i) {
-      for (int head = 0; head < heads.q; ++head) {
-        for (const double x : attend(heads, run, 0, i, head, selection.data() + i * words))
-          *to++ = static_cast<float>(x);
-      }
-    }
-    expect_near(Selected(*ref, heads, run, selection, words).out.view(), expected.view(), dtype, "ref");
-    for (const auto& backend : backends) {
-      const Selected got(*backend, heads, run, selection, words);
-      expect_near(got.out.view(), expected.view(), dtype, std::string(backend->name()));
-      for (int64_t c = 0; c < heads.q * heads.dim; ++c) {
-        ASSERT_EQ(at(got.out.view(), 100 * heads.q * heads.dim + c), 0.0F) << "an empty selection gives zeros";
+TEST(PagedAttention, RowsGiveThePackedPlanesBits) {
+  for (const auto& backend : backends_of_two_threads()) {
+    for (Heads heads : {Heads{4, 2, 24}, Heads{6, 2, 36}, Heads{8, 1, 130}, Heads{16, 2, 128}}) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        heads.dtype = dtype;
+        heads.k_rows = heads.v_rows = std::nullopt;
+        const auto sequences = make_sequences(heads, {200, 1, 65});
+        const Step all = {{0, 200}, {1, 1}, {2, 65}};
+        const Attended packed(*backend, heads, sequences, {all});
+        for (const auto& [k, v] : {std::pair<bool, bool>{true, true}, {true, false}, {false, true}}) {
+          heads.k_rows = k ? std::optional(dtype) : std::nullopt;
+          heads.v_rows = v ? std::optional(dtype) : std::nullopt;
+          const Attended rows(*backend, heads, sequences, {all});
+          for (size_t s = 0; s < sequences.size(); ++s) {
+            EXPECT_TRUE(same_bits(rows.out[s].view(), packed.out[s].view())) << backend->name() << heads.name();
+          }
+        }
       }
     }
   }
 }
 
-TEST(PagedAttention, UnselectedPagesChangeNoBit) {
-  auto ref = make_ref_backend();
-  for (const auto& backend : backends_of_two_threads()) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      const Heads heads{8, 2, 36, dtype};
-      const int n = backend->name().find("scalar") == std::string_view::npos ? 1300 : 140;
-      const int64_t words = (n + 63) / 64;
-      const Attended run(*backend, heads, make_sequences(heads, {n}), {{{0, n}}});
-      const std::vector<uint64_t> all(static_cast<size_t>(n * words), ~uint64_t{0});
-      EXPECT_TRUE(same_bits(Selected(*backend, heads, run, all, words).out.view(), run.out[0].view()))
-          << backend->name();
+/// Ascending indices for every row of one sequence of n tokens, up to `most` each, then -1.
+struct Choice {
+  Tensor chosen;
 
-      // Every row keeps only the keys [0, 64): in a tile of its own, after one page, that is what it is after all of
-      // them.
-      std::vector<uint64_t> first_page(static_cast<size_t>(n * words), 0);
-      for (int i = 0; i < n; ++i) first_page[static_cast<size_t>(i * words)] = ~uint64_t{0};
-      const Selected got(*backend, heads, run, first_page, words);
-      Tensor short_out(dtype, {1, heads.q * heads.dim});
-      for (int i = 63; i < n; i += 97) {
-        const SequenceRows row{0, 1, 63, run.cache.pages[0]};
-        paged_attention(*backend, {.q = rows(run.q[0].view(), i, i + 1),
-                                   .k = run.cache.k,
-                                   .v = run.cache.v,
-                                   .sequences = {&row, 1},
-                                   .scale = Attended::scale(heads),
-                                   .out = short_out.view()});
-        EXPECT_TRUE(same_bits(rows(got.out.view(), i, i + 1), short_out.view())) << backend->name() << ", row " << i;
-        // The same row as a decoding step, which is cut into chunks for the threads.
-        const SequenceRows whole{0, 1, i, run.cache.pages[0]};
-        paged_attention(*backend, {.q = rows(run.q[0].view(), i, i + 1),
-                                   .k = run.cache.k,
-                                   .v = run.cache.v,
-                                   .sequences = {&whole, 1},
-                                   .scale = Attended::scale(heads),
-                                   .selection = first_page.data() + i * words,
-                                   .selection_words = words,
-                                   .out = short_out.view()});
-        EXPECT_TRUE(same_bits(rows(got.out.view(), i, i + 1), short_out.view())) << backend->name() << ", step " << i;
+  template <class Choose>
+  Choice(int n, int most, Choose&& choose) : chosen(DType::i32, {n, most}) {
+    for (int i = 0; i < n; ++i) {
+      const std::vector<int32_t> row = choose(i);
+      std::fill_n(chosen.as<int32_t>() + i * most, most, -1);
+      std::copy(row.begin(), row.end(), chosen.as<int32_t>() + i * most);
+    }
+  }
+  std::span<const int32_t> row(int i) const {
+    const auto most = static_cast<size_t>(chosen.shape()[1]);
+    const int32_t* first = chosen.as<int32_t>() + static_cast<size_t>(i) * most;
+    return {first, std::find(first, first + most, -1)};
+  }
+};
+
+/// So many of [0, i], or all of them.
+Choice random_choice(int n, int most) {
+  std::mt19937 generator(7);
+  return {n, most, [&](int i) {
+            std::vector<int32_t> all = first_indices(i + 1);
+            std::vector<int32_t> row;
+            std::sample(all.begin(), all.end(), std::back_inserter(row), i % 7 == 3 ? most / 3 + 1 : most, generator);
+            return row;
+          }};
+}
+
+/// The rows [begin, end) of the sequence that an Attended has in its cache, with a choice.
+Tensor attend_chosen(Backend& backend, const Heads& heads, const Attended& run, const Choice& choice, int begin,
+                     int end) {
+  Tensor out(heads.dtype, {end - begin, heads.q * heads.dim});
+  const SequenceRows part{0, end - begin, begin, run.cache.pages[0]};
+  paged_attention(backend, {.q = rows(run.q[0].view(), begin, end),
+                            .k = run.cache.k,
+                            .v = run.cache.v,
+                            .sequences = {&part, 1},
+                            .scale = Attended::scale(heads),
+                            .chosen = rows(choice.chosen.view(), begin, end),
+                            .out = out.view()});
+  return out;
+}
+
+TEST(PagedAttention, MixesOnlyWhatIsChosen) {
+  auto ref = make_ref_backend();
+  const auto backends = backends_of_two_threads();
+  const int n = 230;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const auto& [k, v] : {std::pair{dtype, dtype}, {DType::i8, DType::f8_e4m3}, {DType::f8_e4m3, dtype}}) {
+      const Heads heads{4, 2, 40, dtype, k, v};
+      const Attended run(*ref, heads, make_sequences(heads, {n}), {{{0, n}}});
+      for (const int most : {1, 63, 100, 230}) {
+        const Choice choice = random_choice(n, most);
+        Tensor expected(DType::f32, run.out[0].shape());
+        float* to = expected.as<float>();
+        for (int i = 0; i < n; ++i) {
+          for (int head = 0; head < heads.q; ++head) {
+            for (const double x : attend(heads, run, 0, i, head, choice.row(i))) *to++ = static_cast<float>(x);
+          }
+        }
+        expect_near(attend_chosen(*ref, heads, run, choice, 0, n).view(), expected.view(), dtype, "ref");
+        for (const auto& backend : backends) {
+          expect_near(attend_chosen(*backend, heads, run, choice, 0, n).view(), expected.view(), dtype,
+                      fmt::format("{}, {}, {} keys", backend->name(), heads.name(), most));
+        }
+      }
+    }
+  }
+}
+
+/// What sparse attention promises: within top-k it is dense attention, bit for bit.
+TEST(PagedAttention, AChoiceOfAllGivesTheBitsOfNoChoice) {
+  for (const auto& backend : backends_of_two_threads()) {
+    const int n = backend->name().find("scalar") == std::string_view::npos ? 1300 : 140;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const DType plane : {dtype, DType::i8}) {
+        const Heads heads{8, 2, 36, dtype, plane, plane};
+        const Attended run(*backend, heads, make_sequences(heads, {n}), {{{0, n}}});
+        const Choice all(n, n, [](int i) { return first_indices(i + 1); });
+        EXPECT_TRUE(same_bits(attend_chosen(*backend, heads, run, all, 0, n).view(), run.out[0].view()))
+            << backend->name() << ", " << heads.name();
+      }
+    }
+  }
+}
+
+TEST(PagedAttention, ChosenRowsDoNotDependOnChunksOrThreads) {
+  for (const std::string isa : {"avx2", "avx512", "avx512_bf16"}) {
+    auto one = make_cpu_backend({.threads = 1, .isa = isa});
+    if (!one.has_value()) continue;
+    for (const DType plane : {DType::bf16, DType::f8_e4m3}) {
+      const Heads heads{16, 2, 64, DType::bf16, plane, plane};
+      const int n = 2600;
+      const Attended run(**one, heads, make_sequences(heads, {n}), {{{0, n}}});
+      const Choice choice = random_choice(n, 1100);  // more than a chunk of kChunkPages pages
+      const Tensor expected = attend_chosen(**one, heads, run, choice, 2500, n);
+      for (const int threads : {1, 2, 3}) {
+        auto backend = make_cpu_backend({.threads = threads, .isa = isa}).value();
+        for (const int step : {1, 7, 100}) {
+          for (int i = 0; i < 100; i += step) {
+            const int end = std::min(i + step, 100);
+            EXPECT_TRUE(same_bits(attend_chosen(*backend, heads, run, choice, 2500 + i, 2500 + end).view(),
+                                  rows(expected.view(), i, end)))
+                << isa << ", " << threads << " threads, row " << i;
+          }
+        }
       }
     }
   }
@@ -486,9 +555,9 @@ TEST(PagedAttention, TinyValuesKeepTheirBitsBesideLongerRows) {
       const Heads heads{2, 1, 20, dtype};
       const int n = 200;
       Attended run(*backend, heads, make_sequences(heads, {n}), {{{0, n}}});
-      const Tensor tiny = random_tensor(run.cache.v_memory.shape(), 5, 3e-38F);
-      Tensor values = in_dtype(tiny, dtype);
-      for (int64_t i = 0; i < values.shape().elements(); i += 3) {
+      const auto count = static_cast<int64_t>(run.cache.v_memory.view().bytes() / dtype_bytes(dtype));
+      Tensor values = in_dtype(random_tensor({count}, 5, 3e-38F), dtype);
+      for (int64_t i = 0; i < count; i += 3) {
         if (dtype == DType::f32) {
           values.as<float>()[i] = -0.0F;
         } else {
@@ -618,10 +687,11 @@ TEST(AttentionDeathTest, RefusesWhatDoesNotFit) {
   op.v = run.cache.k;
   EXPECT_DEATH(call(), "v: wrong layout");
   op.v = run.cache.v;
-  const uint64_t word = 0;
-  op.selection = &word;
-  op.selection_words = 1;
-  EXPECT_DEATH(call(), "1 selection words for 65 tokens");
+  const Tensor chosen(DType::i32, {65, 3});
+  op.chosen = chosen.view();
+  EXPECT_DEATH(call(), "a choice of keys not in rows");
+  op.chosen = keye::rows(chosen.view(), 0, 64);
+  EXPECT_DEATH(call(), "chosen is");
 }
 
 }  // namespace

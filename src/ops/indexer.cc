@@ -8,16 +8,18 @@
 namespace keye::ops {
 namespace {
 
-void check_keys(const KvPlane& keys, int64_t dim) {
-  KEYE_CHECK(keys.heads == 1 && keys.dim == dim && keys.dtype == DType::f32 && keys.layout == PlaneLayout::keys,
-             "the plane has {} heads of {} {}, expected one of {} f32 in keys layout", keys.heads, keys.dim,
-             dtype_name(keys.dtype), dim);
+void check_keys(const KvPlane& keys, const ConstView& q) {
+  KEYE_CHECK(q.shape.rank() == 3, "q is {}, expected [n, H, D]", q.shape.to_string());
+  check_view("q", q, q.shape, {DType::f32, DType::bf16});
+  KEYE_CHECK(keys.heads == 1 && keys.dim == q.shape[2] && keys.dtype == q.dtype && keys.layout == PlaneLayout::keys,
+             "the plane has {} heads of {} {}, expected one of {} {} in keys layout", keys.heads, keys.dim,
+             dtype_name(keys.dtype), q.shape[2], dtype_name(q.dtype));
 }
 
 }  // namespace
 
 void indexer_input(Backend& backend, const IndexerInput& op) {
-  KEYE_CHECK(op.q.shape.rank() == 3, "q is {}, expected [n, H, D]", op.q.shape.to_string());
+  check_keys(op.keys, op.q);
   const int64_t n = op.q.shape[0];
   const int64_t heads = op.q.shape[1];
   const int64_t dim = op.q.shape[2];
@@ -30,22 +32,18 @@ void indexer_input(Backend& backend, const IndexerInput& op) {
   check_view("k_bias", op.k_bias, {dim}, {DType::f32});
   check_view("cos", op.cos, {n, dim / 2}, {DType::f32});
   check_view("sin", op.sin, {n, dim / 2}, {DType::f32});
-  check_view("q", op.q, op.q.shape, {DType::f32});
   check_view("gate", op.gate, {n, heads}, {DType::f32});
-  check_keys(op.keys, dim);
   KEYE_CHECK(static_cast<int64_t>(op.slots.size()) == n, "{} slots for {} tokens", op.slots.size(), n);
   for (const int32_t slot : op.slots) KEYE_CHECK(slot >= 0, "slot {}", slot);
   backend.do_indexer_input(op);
 }
 
 void sparse_select(Backend& backend, const SparseSelect& op) {
-  KEYE_CHECK(op.q.shape.rank() == 3, "q is {}, expected [n, H, D]", op.q.shape.to_string());
+  check_keys(op.keys, op.q);
   const int64_t n = op.q.shape[0];
-  check_view("q", op.q, op.q.shape, {DType::f32});
   check_view("gate", op.gate, {n, op.q.shape[1]}, {DType::f32});
-  check_keys(op.keys, op.q.shape[2]);
-  KEYE_CHECK(op.topk > 0, "topk {}", op.topk);
-  KEYE_CHECK(n == 0 || op.selection != nullptr, "no selection");
+  KEYE_CHECK(op.chosen.shape.rank() == 2 && op.chosen.shape[1] > 0, "chosen is {}", op.chosen.shape.to_string());
+  check_view("chosen", op.chosen, {n, op.chosen.shape[1]}, {DType::i32});
   if (!op.scores.empty()) {
     KEYE_CHECK(op.scores.shape.rank() == 2, "scores is {}, expected [n, m]", op.scores.shape.to_string());
     check_view("scores", op.scores, {n, op.scores.shape[1]}, {DType::f32});
@@ -56,7 +54,6 @@ void sparse_select(Backend& backend, const SparseSelect& op) {
     const int64_t length = int64_t{s.context} + s.rows;
     KEYE_CHECK(s.context >= 0 && length <= static_cast<int64_t>(s.pages.size()) * kPageTokens, "{} tokens in {} pages",
                length, s.pages.size());
-    KEYE_CHECK(length <= op.selection_words * 64, "{} tokens in {} selection words", length, op.selection_words);
     KEYE_CHECK(op.scores.empty() || length <= op.scores.shape[1], "{} tokens in scores {}", length,
                op.scores.shape.to_string());
   }

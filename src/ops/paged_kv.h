@@ -14,12 +14,15 @@ inline constexpr int kPageTokens = 64;
 /// Pages that hold so many tokens.
 constexpr int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
-enum class PlaneLayout : uint8_t { keys, values };
+enum class PlaneLayout : uint8_t { keys, values, rows };
 
-/// One layer's share of one plane: pages of kPageTokens tokens for each head. The layouts put tokens (keys) or channels
-/// (values) across SIMD lanes, in pairs for the bf16 dot instructions:
+/// One layer's share of one plane: pages of kPageTokens tokens for each head. `keys` and `values` are as the kernels
+/// want them, with tokens (keys) or channels (values) across SIMD lanes, in pairs for the bf16 dot instructions. `rows`
+/// keeps a token's head together, for those that read single tokens, and may be quantised:
 ///   keys    bf16 [page][head][dim / 2][64][2]     f32 [page][head][dim][64]
 ///   values  bf16 [page][head][32][dim][2]         f32 [page][head][64][dim]
+///   rows    bf16, f32 [page][head][64][dim]
+///           i8, f8_e4m3 [page][head]: [64][dim], then [64] f32 scales that the elements are multiplied by
 /// dim is even. A page's bytes are finite at all times: writing slot 0 of a page clears the rest of the page.
 struct KvPlane {
   std::byte* data = nullptr;
@@ -28,11 +31,20 @@ struct KvPlane {
   int heads = 0;
   int dim = 0;
 
-  size_t head_bytes() const { return static_cast<size_t>(kPageTokens) * static_cast<size_t>(dim) * dtype_bytes(dtype); }
+  bool scaled() const { return dtype == DType::i8 || dtype == DType::f8_e4m3; }
+  /// One token's elements in the layout `rows`.
+  size_t row_bytes() const { return static_cast<size_t>(dim) * dtype_bytes(dtype); }
+  size_t head_bytes() const {
+    return static_cast<size_t>(kPageTokens) * (row_bytes() + (scaled() ? sizeof(float) : 0));
+  }
   size_t page_bytes() const { return static_cast<size_t>(heads) * head_bytes(); }
   /// The block of one head in one page.
   std::byte* block(int32_t page, int head) const {
     return data + static_cast<size_t>(page) * page_bytes() + static_cast<size_t>(head) * head_bytes();
+  }
+  std::byte* row(std::byte* block, int slot) const { return block + static_cast<size_t>(slot) * row_bytes(); }
+  float* scales(std::byte* block) const {
+    return reinterpret_cast<float*>(block + static_cast<size_t>(kPageTokens) * row_bytes());
   }
 };
 

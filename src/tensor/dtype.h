@@ -9,7 +9,7 @@
 
 namespace keye {
 
-enum class DType : uint8_t { f32, f16, bf16, f8_e4m3, i64, i32, u64, u8, boolean };
+enum class DType : uint8_t { f32, f16, bf16, f8_e4m3, i64, i32, u64, i8, u8, boolean };
 
 size_t dtype_bytes(DType dtype);
 /// "f32", "bf16", ...: as flags and reports spell it.
@@ -41,7 +41,13 @@ static_assert(sizeof(BFloat16) == 2);
 
 float f16_to_float(uint16_t bits);
 
-/// dst[i] = float(src[i]) for i < count; src is f32, f16 or bf16.
+/// e4m3fn: a sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity, and 0x7f is NaN.
+inline constexpr float kF8Max = 448.0F;
+/// The nearest code, ties to even, after clamping to [-448, 448]; of NaN 0x7f.
+uint8_t float_to_f8(float value);
+float f8_to_float(uint8_t bits);
+
+/// dst[i] = float(src[i]) for i < count; src is f32, f16, bf16, f8_e4m3 or i8.
 void convert_to_float(DType dtype, const void* src, float* dst, size_t count);
 
 }  // namespace keye

@@ -31,6 +31,30 @@ TEST(DType, RoundsBFloat16ToNearestEven) {
   EXPECT_TRUE(std::isnan(static_cast<float>(BFloat16(std::numeric_limits<float>::quiet_NaN()))));
 }
 
+TEST(DType, F8RoundsToNearestEven) {
+  for (int code = 0; code < 256; ++code) {
+    const float value = f8_to_float(static_cast<uint8_t>(code));
+    if ((code & 0x7f) == 0x7f) {
+      EXPECT_TRUE(std::isnan(value));
+      continue;
+    }
+    EXPECT_EQ(float_to_f8(value), code);
+    if ((code & 0x7f) == 0x7e) continue;
+    // Half way to the next code goes to the even one, and everything else to the nearer.
+    const float next = f8_to_float(static_cast<uint8_t>(code + 1));
+    const float half = (value + next) / 2;
+    EXPECT_EQ(float_to_f8(half), code % 2 == 0 ? code : code + 1) << code;
+    EXPECT_EQ(float_to_f8(std::nextafter(half, value)), code) << code;
+    EXPECT_EQ(float_to_f8(std::nextafter(half, next)), code + 1) << code;
+  }
+  EXPECT_EQ(f8_to_float(0x7e), kF8Max);
+  EXPECT_EQ(f8_to_float(0x01), 0x1p-9F);
+  EXPECT_EQ(float_to_f8(1e30F), 0x7e);
+  EXPECT_EQ(float_to_f8(-INFINITY), 0xfe);
+  EXPECT_EQ(float_to_f8(NAN) & 0x7f, 0x7f);
+  EXPECT_EQ(float_to_f8(-1e-30F), 0x80);
+}
+
 TEST(DType, F16) {
   EXPECT_EQ(f16_to_float(0x3c00), 1.0F);
   EXPECT_EQ(f16_to_float(0xc000), -2.0F);

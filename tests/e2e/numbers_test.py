@@ -143,8 +143,8 @@ class Info(Case):
         self.assertEqual(info["vision"]["patch"], 14)
         stored = sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
         self.assertTrue(0.8 * stored < info["parameters"] <= stored)  # the file also holds tensors that nothing uses
-        # in each layer keys and values of 2 heads of 32 in bf16, and the indexer's key of 32 in f32
-        kv = config["num_hidden_layers"] * (2 * 2 * 32 * 2 + 32 * 4) * 1024
+        # in each layer keys and values of 2 heads of 32 in bf16, and the indexer's key of 32 in bf16
+        kv = config["num_hidden_layers"] * (2 * 2 * 32 * 2 + 32 * 2) * 1024
         self.assertEqual(info["memory"]["bf16"]["kv_bytes_per_1k_tokens"], kv)
         self.assertEqual(info["memory"]["f32"]["weights_bytes"], 4 * info["parameters"])
         self.assertTrue(info["supported"]["pictures"])

@@ -26,7 +26,8 @@ const std::vector<std::string>& kinds() {
 }
 
 Path checkpoint_folder(const std::string& kind) {
-  return kind == "keye-nano" ? Path("models/keye-nano") : golden_folder() / "checkpoints" / kind;
+  return kind == "keye-nano" ? Path("models/keye-nano")
+                             : golden_folder() / "checkpoints" / kind.substr(0, kind.find('.'));
 }
 
 ConstView GoldenCase::find(std::string_view tensor) const {

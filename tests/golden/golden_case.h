@@ -17,7 +17,10 @@ Path golden_folder();
 
 /// qwen3-text, qwen3-moe-text, keye-1_5, keye-2_0 and keye-nano.
 const std::vector<std::string>& kinds();
+/// Of "KIND", or of "KIND.VARIANT", which is the same checkpoint computed in another way.
 Path checkpoint_folder(const std::string& kind);
+/// The published arithmetic of the indexer, on keye-2_0's checkpoint.
+inline constexpr const char* kF8Indexer = "keye-2_0.fp8-indexer";
 
 struct GoldenCase {
   std::string kind;

@@ -11,19 +11,12 @@ namespace {
 
 int pages_for(size_t tokens) { return (static_cast<int>(tokens) + ops::kPageTokens - 1) / ops::kPageTokens; }
 
-/// Bits of u64 words become 0 and 1, one for each index.
 Captured capture(ConstView value) {
   Captured captured{value.shape, {}};
   const auto count = static_cast<size_t>(value.elements());
   captured.values.reserve(count);
   if (value.dtype == DType::i32) {
     captured.values.assign(value.as<int32_t>(), value.as<int32_t>() + count);
-  } else if (value.dtype == DType::u64) {
-    captured.shape = {value.shape[0], value.shape[1] * 64};
-    for (size_t i = 0; i < count; ++i) {
-      for (int bit = 0; bit < 64; ++bit)
-        captured.values.push_back(static_cast<double>((value.as<uint64_t>()[i] >> bit) & 1U));
-    }
   } else {
     std::vector<float> floats(count);
     convert_to_float(value.dtype, value.data, floats.data(), count);

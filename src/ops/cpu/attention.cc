@@ -23,6 +23,11 @@ struct AttentionPlan {
   int64_t head_sets(int all_kv_heads) const { return int64_t{(all_kv_heads + kv_heads - 1) / kv_heads} * parts; }
 };
 
+/// How many keys the last row of a tile may see.
+int64_t keys_of(const PagedAttention& op, const SequenceRows& sequence, int64_t rows) {
+  return op.chosen.empty() ? sequence.context + rows : op.chosen.shape[1];
+}
+
 int64_t chunks_of(int64_t tokens) { return (pages_for(tokens) + kChunkPages - 1) / kChunkPages; }
 
 /// Calls visit(sequence, first token, tokens) for every tile. Later tiles, which see more keys, come first.
@@ -44,11 +49,11 @@ AttentionPlan plan_attention(const PagedAttention& op, int threads) {
   plan.parts = (group + kTileRows - 1) / kTileRows;
   plan.group = (group + plan.parts - 1) / plan.parts;
   plan.kv_heads = 1;
-  plan.tile_tokens = kTileRows / plan.group;
+  plan.tile_tokens = op.chosen.empty() ? kTileRows / plan.group : 1;  // each token has keys of its own
   int tokens_max = 0;
   for_each_tile(op, plan.tile_tokens, [&](const SequenceRows& sequence, int first, int tokens) {
     ++plan.tiles;
-    plan.units += chunks_of(int64_t{sequence.context} + first + tokens);
+    plan.units += chunks_of(keys_of(op, sequence, first + tokens));
     tokens_max = std::max(tokens_max, tokens);
   });
   plan.split = threads > 1 && plan.units > plan.tiles &&
@@ -84,7 +89,7 @@ class PagedRun {
     int64_t tile = 0;
     int64_t unit = 0;
     for_each_tile(op, plan.tile_tokens, [&](const SequenceRows& sequence, int first, int tokens) {
-      const int64_t units = chunks_of(int64_t{sequence.context} + first + tokens);
+      const int64_t units = chunks_of(keys_of(op, sequence, first + tokens));
       tiles_[tile] = {&sequence, first, tokens, unit, units};
       std::fill_n(unit_tiles_ + unit, units, static_cast<int32_t>(tile));
       unit += units;
@@ -103,7 +108,7 @@ class PagedRun {
   void attend_tile(int64_t tile, int64_t head, const TileScratch& scratch) const {
     const Tile& t = tiles_[tile];
     AttentionTile work = prepare(t, head, scratch);
-    work.last_page = static_cast<int>(pages_for(int64_t{t.sequence->context} + t.first + t.tokens));
+    work.last_page = last_page(work, t);
     work.state = scratch.state;
     kernels_.attend(work);
     write(t, head, scratch.state);
@@ -113,9 +118,8 @@ class PagedRun {
   void attend_unit(int64_t unit, int64_t head, const TileScratch& scratch) const {
     const Tile& t = tiles_[unit_tiles_[unit]];
     AttentionTile work = prepare(t, head, scratch);
-    const auto pages = static_cast<int>(pages_for(int64_t{t.sequence->context} + t.first + t.tokens));
     work.first_page = static_cast<int>(unit - t.unit) * kChunkPages;
-    work.last_page = std::min(pages, work.first_page + kChunkPages);
+    work.last_page = std::min(last_page(work, t), work.first_page + kChunkPages);
     work.state = state(unit, head);
     kernels_.attend(work);
   }
@@ -160,6 +164,23 @@ class PagedRun {
   }
   int group() const { return static_cast<int>(op_.q.shape[1]) / op_.k.heads; }
 
+  static int last_page(const AttentionTile& work, const Tile& t) {
+    // The last row sees the most.
+    const int64_t keys = work.chosen != nullptr ? work.limits[0] : int64_t{t.sequence->context} + t.first + t.tokens;
+    return static_cast<int>(pages_for(keys));
+  }
+
+  static TilePlane tile_plane(const KvPlane& plane, int first_head) {
+    Elements elements = Elements::packed;
+    if (plane.layout == PlaneLayout::rows) {
+      elements = plane.dtype == DType::i8        ? Elements::i8
+                 : plane.dtype == DType::f8_e4m3 ? Elements::f8
+                                                 : Elements::same;
+    }
+    return {reinterpret_cast<const unsigned char*>(plane.block(0, first_head)), plane.page_bytes(), plane.head_bytes(),
+            elements};
+  }
+
   /// Calls visit(row of the tile, row of the step, query head) for every row of a tile.
   template <class Visit>
   void for_each_row(const Tile& t, const Heads& heads, Visit&& visit) const {
@@ -180,26 +201,34 @@ class PagedRun {
 
   AttentionTile prepare(const Tile& t, int64_t set, const TileScratch& scratch) const {
     const Heads heads = heads_of(set);
+    AttentionTile tile;
+    int32_t choice = 0;
+    if (!op_.chosen.empty()) {
+      const int64_t most = op_.chosen.shape[1];
+      tile.chosen = op_.chosen.as<int32_t>() + (t.sequence->first_row + t.first) * most;
+      const auto index = static_cast<int32_t>(t.sequence->context + t.first);
+      choice = static_cast<int32_t>(std::partition_point(tile.chosen, tile.chosen + std::min<int64_t>(most, index + 1),
+                                                         [](int32_t token) { return token >= 0; }) -
+                                    tile.chosen);
+    }
     for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
       scratch.queries[r] = static_cast<const std::byte*>(op_.q.data) + offset(row, head);
-      scratch.limits[r] = static_cast<int32_t>(t.sequence->context + row - t.sequence->first_row + 1);
-      scratch.selection[r] = op_.selection == nullptr ? nullptr : op_.selection + row * op_.selection_words;
+      scratch.limits[r] =
+          tile.chosen != nullptr ? choice : static_cast<int32_t>(t.sequence->context + row - t.sequence->first_row + 1);
     });
-    AttentionTile tile;
     tile.q = scratch.q;
     tile.heads = heads.kv_count;
     tile.rows = t.tokens * heads.count;
     tile.dim = dim_;
     tile.scale = scale_for_powers_of_two(op_.scale);
     tile.limits = scratch.limits;
-    tile.selection = op_.selection == nullptr ? nullptr : scratch.selection;
-    tile.keys = reinterpret_cast<const unsigned char*>(op_.k.block(0, heads.kv_first));
-    tile.values = reinterpret_cast<const unsigned char*>(op_.v.block(0, heads.kv_first));
-    tile.page_bytes = op_.k.page_bytes();
-    tile.head_bytes = op_.k.head_bytes();
+    tile.keys = tile_plane(op_.k, heads.kv_first);
+    tile.values = tile_plane(op_.v, heads.kv_first);
     tile.pages = t.sequence->pages.data();
     tile.work = scratch.work;
-    pack_queries(kernels_, row_kernels_, op_.q.dtype, tile.heads, tile.rows, dim_, scratch);
+    tile.packed = scratch.packed;
+    pack_queries(kernels_, row_kernels_,
+                 {op_.q.dtype, tile.heads, tile.rows, dim_, scratch.queries, scratch.row, scratch.q});
     return tile;
   }
 
@@ -257,24 +286,21 @@ void write_tokens(const AttentionInput& op, const AttentionKernels& kernels, con
   alignas(64) float rounded[kHeadDimMax];
   for (int64_t t = block.begin; t < block.end; ++t) {
     const float* head = op.qkv.as<float>() + t * (h + 2 * g) * d;
-    const auto normalise_rotate = [&](const ConstView& weight, void* out) {
+    const auto normalise_rotate = [&](const ConstView& weight) {
       row_kernels.rms_norm(head, weight.as<float>(), op.eps, d, x, nullptr);
       kernels.rotate(x, op.cos.as<float>() + t * (d / 2), op.sin.as<float>() + t * (d / 2), d);
-      round_to(row_kernels, dtype, d, x, out);
     };
     const int32_t page = op.slots[static_cast<size_t>(t)] / kPageTokens;
     const int slot = op.slots[static_cast<size_t>(t)] % kPageTokens;
     for (int i = 0; i < h; ++i, head += d) {
-      normalise_rotate(op.q_norm, static_cast<std::byte*>(op.q.data) + (t * h + i) * head_bytes);
+      normalise_rotate(op.q_norm);
+      round_to(row_kernels, dtype, d, x, static_cast<std::byte*>(op.q.data) + (t * h + i) * head_bytes);
     }
     for (int i = 0; i < g; ++i, head += d) {
-      normalise_rotate(op.k_norm, rounded);
-      write_key(dtype, d, rounded, op.k.block(page, i), slot);
+      normalise_rotate(op.k_norm);
+      write_head(row_kernels, op.k, x, op.k.block(page, i), slot, rounded);
     }
-    for (int i = 0; i < g; ++i, head += d) {
-      round_to(row_kernels, dtype, d, head, rounded);
-      write_value(dtype, d, rounded, op.v.block(page, i), slot);
-    }
+    for (int i = 0; i < g; ++i, head += d) write_head(row_kernels, op.v, head, op.v.block(page, i), slot, rounded);
   }
   if (block.clear_from == kPageTokens) return;
   const int32_t page = op.slots[static_cast<size_t>(block.begin)] / kPageTokens;

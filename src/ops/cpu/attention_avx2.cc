@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/cpu/attention_kernels.h"
+
 namespace keye::ops {
 namespace {
 
@@ -21,6 +23,54 @@ struct Lanes {
     return {_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
+
+  static Lanes from_i8(const unsigned char* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+  }
+  static Lanes from_f8(const unsigned char* p) {
+    const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
+    const __m256i normal = _mm256_slli_epi32(_mm256_add_epi32(magnitude, _mm256_set1_epi32(120 << 3)), 20);
+    const __m256 small = _mm256_mul_ps(_mm256_cvtepi32_ps(magnitude), _mm256_set1_ps(0x1p-9F));
+    const __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
+    const __m256i value = _mm256_blendv_epi8(normal, _mm256_castps_si256(small), is_small);
+    const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x80)), 24);
+    return {_mm256_castsi256_ps(_mm256_or_si256(value, sign))};
+  }
+  void store_high_halves(unsigned char* p) const {
+    const __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(v), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  }
+  static void interleave_halves(Lanes& a, Lanes& b) {
+    const __m256i x = _mm256_castps_si256(a.v);
+    const __m256i y = _mm256_castps_si256(b.v);
+    const __m256i low = _mm256_unpacklo_epi16(x, y);
+    const __m256i high = _mm256_unpackhi_epi16(x, y);
+    a.v = _mm256_castsi256_ps(_mm256_permute2x128_si256(low, high, 0x20));
+    b.v = _mm256_castsi256_ps(_mm256_permute2x128_si256(low, high, 0x31));
+  }
+  static void transpose(Lanes (&x)[8]) {
+    __m256 t[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_ps(x[i].v, x[i + 1].v);
+      t[i + 1] = _mm256_unpackhi_ps(x[i].v, x[i + 1].v);
+    }
+    __m256 u[8];
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+      u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+      u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+      u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+      u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      x[i].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+      x[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+  }
 
   Lanes or_minus_infinity(uint64_t word) const {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -79,6 +129,28 @@ struct Lanes {
   friend Lanes fused_minus(Lanes a, Lanes b, Lanes c) { return {_mm256_fmsub_ps(a.v, b.v, c.v)}; }
   friend Lanes fused(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 };
+
+/// AttentionKernels::take.
+int take(const float* scores, int count, int32_t threshold, int32_t first, int32_t* orders, int32_t* indices) {
+  int taken = 0;
+  for (int i = 0; i < count; i += 8) {
+    const __m256 value = _mm256_add_ps(_mm256_loadu_ps(scores + i), _mm256_setzero_ps());
+    const __m256i bits = _mm256_castps_si256(value);
+    const __m256i flipped = _mm256_and_si256(_mm256_srai_epi32(bits, 31), _mm256_set1_epi32(INT32_MAX));
+    const __m256 nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+    const __m256i order =
+        _mm256_blendv_epi8(_mm256_xor_si256(bits, flipped), _mm256_set1_epi32(INT32_MIN + 1), _mm256_castps_si256(nan));
+    const __m256i is_above = _mm256_cmpgt_epi32(order, _mm256_set1_epi32(threshold));
+    auto above = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(is_above)));
+    if (count - i < 8) above &= (1U << (count - i)) - 1;
+    for (; above != 0; above &= above - 1, ++taken) {
+      const int lane = __builtin_ctz(above);
+      orders[taken] = order_of(scores[i + lane]);
+      indices[taken] = first + i + lane;
+    }
+  }
+  return taken;
+}
 
 constexpr int kF32BlockRows = 5;      // 10 sums, 2 operands and a factor in 16 registers
 constexpr int kWidenedBlockRows = 4;  // 8 sums, 4 operands and 2 factors

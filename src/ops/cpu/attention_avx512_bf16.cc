@@ -10,7 +10,7 @@ namespace keye::ops {
 namespace {
 
 /// Products of bf16 planes: pairs, with the dot instruction.
-struct DotProduct {
+struct DotProduct : Bf16Rows {
   static constexpr int kWords = 1;
   static constexpr int kBlockRows = 6;
   static constexpr int kKeyRegisters = Lanes::kTileRegisters;

@@ -34,27 +34,44 @@ static constexpr int row_of_block(int rows, int block_max, int block) {
   return block * (rows / blocks) + (block < rows % blocks ? block : rows % blocks);
 }
 
+/// How a plane holds its elements: packed as paged_kv.h's layouts `keys` and `values` say, or in the layout `rows`: as
+/// the packed form would hold them, or quantised.
+enum class Elements : uint8_t { packed, same, i8, f8 };
+
+/// The plane of a tile's keys or values: the first head's block in page 0, and from there to the next page and head.
+struct TilePlane {
+  const unsigned char* data = nullptr;
+  size_t page_bytes = 0;
+  size_t head_bytes = 0;
+  Elements elements = Elements::packed;
+};
+
 /// Some consecutive key/value heads, and for each of them the same rows: those of one or several tokens, of the query
-/// heads that share it. Row r mixes those of the keys [0, limits[r]) whose bit is set in selection[r] (bit j % 64 of
-/// word j / 64). heads * rows is at most kTileRows.
+/// heads that share it. Row r mixes the keys [0, limits[r]); heads * rows is at most kTileRows.
+/// With `chosen`, key i is the sequence's token chosen[i], and the pages below count 64 keys each, not 64 tokens.
 struct AttentionTile {
   const void* q = nullptr;  // head by head, block by block, each [words of a row][rows of the block], of 32 bits a word
   int heads = 1;
   int rows = 0;
   int dim = 0;
-  float scale = 0;                             // times log2(e): the kernels work with powers of two
-  const int32_t* limits = nullptr;             // [rows]
-  const uint64_t* const* selection = nullptr;  // [rows], or null: all
-  const unsigned char* keys = nullptr;         // the first head's block in page 0 of the planes (layouts: paged_kv.h)
-  const unsigned char* values = nullptr;
-  size_t page_bytes = 0;
-  size_t head_bytes = 0;
-  const int32_t* pages = nullptr;  // the plane's page that holds the sequence's page i; null: i itself
-  int first_page = 0;              // a multiple of kChunkPages
-  int last_page = 0;               // one past the last
-  float* work = nullptr;           // [attention_work_floats]
-  float* state = nullptr;          // [heads][rows][state_stride], written
+  float scale = 0;                  // times log2(e): the kernels work with powers of two
+  const int32_t* limits = nullptr;  // [rows]
+  TilePlane keys;
+  TilePlane values;
+  const int32_t* pages = nullptr;   // the plane's page that holds the sequence's page i; null: i itself
+  const int32_t* chosen = nullptr;  // [limits[0]], all limits being the same; or null
+  int first_page = 0;               // a multiple of kChunkPages
+  int last_page = 0;                // one past the last
+  float* work = nullptr;            // [attention_work_floats]
+  unsigned char* packed = nullptr;  // [packed_page_bytes]: where pages that are not packed will be
+  float* state = nullptr;           // [heads][rows][state_stride], written
 };
+
+/// Memory for one head's packed page of keys and values: elements of up to 32 bits, scales, a few rows on their way,
+/// and room for whole registers after the last element.
+static constexpr size_t packed_page_bytes(int dim) {
+  return 4 * (64 * static_cast<size_t>(dim) * 2 + 2 * 64 + 16 * mix_stride(dim) + 4 * 16);
+}
 
 struct AttentionKernels {
   /// Rows in a block, and whether q must be given in f32 where the planes are bf16.
@@ -68,7 +85,25 @@ struct AttentionKernels {
   void (*finish)(float* state, int rows, int dim);
   /// Rotates the pairs (i, i + dim/2), in place.
   void (*rotate)(float* x, const float* cos, const float* sin, int dim);
+
+  /// The indexer's scores of one page: scores[s] = sum_h gates[h] max(0, q[h] . keys[s]) for 64 keys, h in order. q is
+  /// packed as a tile's with a row for each head; `next` is read ahead meanwhile.
+  void (*score_page)(const float* q, const float* gates, int heads, int dim, const unsigned char* keys,
+                     const unsigned char* next, float* scores);
+  /// Appends the first `count` of 64 scores that are above `threshold`, as integers of the same order (order_of), and
+  /// their indices, which begin with `first`; returns how many. Writes up to 64 of each.
+  int (*take)(const float* scores, int count, int32_t threshold, int32_t first, int32_t* orders, int32_t* indices);
 };
+
+/// Scores as integers of the same order: both zeros equal, NaN below every number, and kBelowAll below NaN.
+inline constexpr int32_t kBelowAll = INT32_MIN;
+static inline int32_t order_of(float score) {
+  const float value = score + 0.0F;
+  int32_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  if (value != value) return INT32_MIN + 1;
+  return bits ^ ((bits >> 31) & INT32_MAX);
+}
 
 const AttentionKernels& avx2_attention_f32();
 const AttentionKernels& avx2_attention_bf16();

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "ops/attention.h"
+#include "ops/quantize_row.h"
 
 namespace keye::ops {
 namespace {
@@ -49,23 +50,22 @@ TileScratch::TileScratch(void* memory, int dim) {
   carve(row, static_cast<size_t>(dim));
   carve(queries, kTileRows);
   carve(limits, kTileRows);
-  carve(selection, kTileRows);
+  carve(packed, packed_page_bytes(dim));
 }
 
-void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, DType dtype, int heads, int rows,
-                  int dim, const TileScratch& scratch) {
-  const bool widen = dtype == DType::bf16 && kernels.wide_queries;
-  const int words = dtype == DType::bf16 && !widen ? dim / 2 : dim;
-  const int blocks = block_count(rows, kernels.block_max);
-  for (int b = 0; b < heads * blocks; ++b) {
-    const int first = b / blocks * rows + row_of_block(rows, kernels.block_max, b % blocks);
-    const int end = b / blocks * rows + row_of_block(rows, kernels.block_max, b % blocks + 1);
-    auto* to = reinterpret_cast<std::byte*>(scratch.q + static_cast<ptrdiff_t>(first) * words);
+void pack_queries(const AttentionKernels& kernels, const RowKernels& row_kernels, const PackQueries& work) {
+  const bool widen = work.dtype == DType::bf16 && kernels.wide_queries;
+  const int words = work.dtype == DType::bf16 && !widen ? work.dim / 2 : work.dim;
+  const int blocks = block_count(work.rows, kernels.block_max);
+  for (int b = 0; b < work.heads * blocks; ++b) {
+    const int first = b / blocks * work.rows + row_of_block(work.rows, kernels.block_max, b % blocks);
+    const int end = b / blocks * work.rows + row_of_block(work.rows, kernels.block_max, b % blocks + 1);
+    auto* to = reinterpret_cast<std::byte*>(work.out + static_cast<ptrdiff_t>(first) * words);
     for (int r = first; r < end; ++r, to += 4) {
-      const void* head = scratch.queries[r];
+      const void* head = work.queries[r];
       if (widen) {
-        row_kernels.widen_bf16(static_cast<const uint16_t*>(head), scratch.row, dim);
-        head = scratch.row;
+        row_kernels.widen_bf16(static_cast<const uint16_t*>(head), work.row, work.dim);
+        head = work.row;
       }
       scatter<4>(head, words, to, static_cast<size_t>(end - first));
     }
@@ -84,7 +84,29 @@ void write_value(DType dtype, int dim, const void* head, std::byte* block, int s
   }
 }
 
+void write_head(const RowKernels& row_kernels, const KvPlane& plane, const float* head, std::byte* block, int slot,
+                void* rounded) {
+  if (plane.scaled()) {
+    return quantize_row(plane.dtype, head, plane.dim, plane.row(block, slot), plane.scales(block) + slot);
+  }
+  if (plane.layout == PlaneLayout::rows) {
+    return round_to(row_kernels, plane.dtype, plane.dim, head, plane.row(block, slot));
+  }
+  round_to(row_kernels, plane.dtype, plane.dim, head, rounded);
+  if (plane.layout == PlaneLayout::keys) {
+    write_key(plane.dtype, plane.dim, rounded, block, slot);
+  } else {
+    write_value(plane.dtype, plane.dim, rounded, block, slot);
+  }
+}
+
 void clear_slots(const KvPlane& plane, std::byte* block, int from) {
+  if (plane.layout == PlaneLayout::rows) {
+    const auto slots = static_cast<size_t>(kPageTokens - from);
+    std::memset(plane.row(block, from), 0, slots * plane.row_bytes());
+    if (plane.scaled()) std::memset(plane.scales(block) + from, 0, slots * sizeof(float));
+    return;
+  }
   if (plane.layout == PlaneLayout::keys) {
     constexpr size_t kRow = 4 * kPageTokens;  // a channel in f32, or two in bf16
     for (size_t row = 0; row < plane.head_bytes(); row += kRow) {

@@ -1,56 +1,46 @@
+#include "ops/indexer.h"
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
-#include <vector>
 
+#include "ops/cpu/attention_tile.h"
 #include "ops/cpu/cpu_backend.h"
 #include "ops/cpu/row_dispatch.h"
+#include "ops/quantize_row.h"
 
 namespace keye::ops {
 namespace {
 
 /// Consecutive rows of one sequence that are scored together, so that a page of keys is read once for all of them.
+constexpr int kScoreRows = 8;
 struct Tile {
   const SequenceRows* sequence;
-  int64_t first;  // row of the sequence
-  int64_t rows;
+  int32_t first;  // row of the sequence
+  int32_t rows;
 
-  int64_t step_row(int64_t r) const { return sequence->first_row + first + r; }
-  int64_t length(int64_t r) const { return sequence->context + first + r + 1; }
+  int64_t step_row(int r) const { return int64_t{sequence->first_row} + first + r; }
+  int64_t length(int r) const { return int64_t{sequence->context} + first + r + 1; }
+  int64_t pages() const { return pages_for(length(rows - 1)); }
 };
-constexpr int64_t kScoreRows = 4;
-/// Tiles per thread whose scores are held at a time.
-constexpr int64_t kTilesPerThread = 2;
-/// Pages that one thread scores before another may take the next ones.
-constexpr int64_t kScorePages = 32;
-
-constexpr int32_t kLowestKey = std::numeric_limits<int32_t>::min();
-
-/// Scores as integers of the same order: both zeros equal, NaN lowest.
-int32_t score_key(float score) {
-  const auto bits = std::bit_cast<int32_t>(score + 0.0F);
-  const int32_t key = bits >= 0 ? bits : bits ^ std::numeric_limits<int32_t>::max();
-  return std::isnan(score) ? kLowestKey : key;
-}
 
 struct Cut {
-  int32_t threshold;  // the kept-th largest key
-  int64_t ties;       // how many of the keys that equal it are kept
+  int32_t threshold;  // the kept-th largest
+  int64_t ties;       // how many of those that equal it are kept
 };
 
-/// Three rounds of counting, each on the next digits of the keys that agree with the digits found so far.
-Cut find_cut(const int32_t* keys, int64_t count, int64_t kept) {
+/// Three rounds of counting, each on the next digits of the numbers that agree with the digits found so far.
+Cut find_cut(const int32_t* orders, int64_t count, int64_t kept) {
   constexpr uint32_t kSign = 0x80000000U;
-  uint32_t prefix = 0;  // the digits found so far, of keys with the sign flipped so that they compare unsigned
+  uint32_t prefix = 0;  // the digits found so far, with the sign flipped so that they compare unsigned
   uint32_t known = 0;   // which bits those are
   for (const auto& [shift, digits] : {std::pair{21, 11}, {10, 11}, {0, 10}}) {
     const uint32_t mask = (1U << digits) - 1;
     int32_t counts[1 << 11] = {};
     for (int64_t i = 0; i < count; ++i) {
-      const uint32_t key = static_cast<uint32_t>(keys[i]) ^ kSign;
-      if ((key & known) == prefix) ++counts[(key >> shift) & mask];
+      const uint32_t order = static_cast<uint32_t>(orders[i]) ^ kSign;
+      if ((order & known) == prefix) ++counts[(order >> shift) & mask];
     }
     uint32_t digit = mask;
     for (; counts[digit] < kept; --digit) kept -= counts[digit];
@@ -60,143 +50,262 @@ Cut find_cut(const int32_t* keys, int64_t count, int64_t kept) {
   return {static_cast<int32_t>(prefix ^ kSign), kept};
 }
 
-/// Sets the bits of the topk best of `length` scores; `keys` is scratch for whole pages.
-void select_best(const RowKernels& kernels, const float* scores, int64_t length, int64_t topk, int32_t* keys,
-                 uint64_t* selection) {
-  const int64_t pages = pages_for(length);
-  for (int64_t i = 0; i < length; ++i) keys[i] = score_key(scores[i]);
-  std::fill(keys + length, keys + pages * kPageTokens, kLowestKey);
-  Cut cut = find_cut(keys, length, topk);
-  for (int64_t page = 0; page < pages; ++page) {
-    uint64_t above = 0;
-    uint64_t equal = 0;
-    kernels.compare_page(keys + page * kPageTokens, cut.threshold, &above, &equal);
-    if (const int64_t count = std::popcount(equal); count <= cut.ties) {
-      cut.ties -= count;
-    } else {
-      uint64_t rest = equal;
-      for (; cut.ties > 0; --cut.ties) rest &= rest - 1;  // keeps the lowest bit
-      equal ^= rest;
-    }
-    selection[page] = above | equal;
+/// The best `topk` of a row's keys so far, among some others: keys come in the order of their indices, and of equal
+/// ones the first stay, so a later key must be above the worst of `topk` that are held.
+class Candidates {
+ public:
+  /// Room for twice as many as are kept, so that few cuts are needed.
+  static int64_t capacity(int64_t topk) { return 2 * topk + kPageTokens; }
+
+  Candidates() = default;
+  /// Memory for capacity(topk) numbers each.
+  Candidates(int32_t* orders, int32_t* indices, int64_t topk) : orders_(orders), indices_(indices), topk_(topk) {}
+
+  void take(const AttentionKernels& kernels, const float* scores, int count, int32_t first) {
+    count_ += kernels.take(scores, count, threshold_, first, orders_ + count_, indices_ + count_);
+    if (count_ + kPageTokens > capacity(topk_)) cut();
   }
-}
+  void take_all(std::span<const int32_t> orders, std::span<const int32_t> indices) {
+    std::copy(orders.begin(), orders.end(), orders_ + count_);
+    std::copy(indices.begin(), indices.end(), indices_ + count_);
+    count_ += static_cast<int64_t>(orders.size());
+    cut();
+  }
+  /// Drops all but the best `topk`.
+  void cut() {
+    if (count_ <= topk_) return;
+    Cut cut = find_cut(orders_, count_, topk_);
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count_; ++i) {
+      const bool tie = orders_[i] == cut.threshold && cut.ties > 0;
+      if (orders_[i] <= cut.threshold && !tie) continue;
+      cut.ties -= tie ? 1 : 0;
+      orders_[kept] = orders_[i];
+      indices_[kept++] = indices_[i];
+    }
+    count_ = kept;
+    threshold_ = cut.threshold;
+  }
+  std::span<const int32_t> orders() const { return {orders_, static_cast<size_t>(count_)}; }
+  std::span<const int32_t> indices() const { return {indices_, static_cast<size_t>(count_)}; }
 
-void select_all(int64_t length, uint64_t* selection) {
-  std::fill_n(selection, length / 64, ~uint64_t{0});
-  if (length % 64 != 0) selection[length / 64] = (uint64_t{1} << (length % 64)) - 1;
-}
+ private:
+  int32_t* orders_ = nullptr;
+  int32_t* indices_ = nullptr;
+  int64_t topk_ = 0;
+  int64_t count_ = 0;
+  int32_t threshold_ = kBelowAll;
+};
 
-/// The scores of the tile's rows on the pages [begin, end); row r starts at scores + r * stride.
-void score_tile(const RowKernels& kernels, const SparseSelect& op, const Tile& tile, int64_t begin, int64_t end,
-                float* scores, int64_t stride) {
-  const int64_t heads = op.q.shape[1];
-  const int64_t dim = op.q.shape[2];
-  for (int64_t page = begin; page < end; ++page) {
-    const auto* keys =
-        reinterpret_cast<const float*>(op.keys.block(tile.sequence->pages[static_cast<size_t>(page)], 0));
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      if (page >= pages_for(tile.length(r))) continue;
-      const int64_t t = tile.step_row(r);
-      kernels.score_page(op.q.as<float>() + t * heads * dim, op.gate.as<float>() + t * heads, heads, dim, keys,
-                         scores + r * stride + page * kPageTokens);
+/// One sparse_select on its way over the threads. A tile's keys are cut into pieces where there are too few tiles for
+/// the threads; what each piece keeps is cut again, so it does not show in the result how many there were.
+class SelectRun {
+ public:
+  SelectRun(const SparseSelect& op, const AttentionKernels& kernels, const RowKernels& row_kernels, int threads)
+      : op_(op),
+        kernels_(kernels),
+        row_kernels_(row_kernels),
+        heads_(static_cast<int>(op.q.shape[1])),
+        dim_(static_cast<int>(op.q.shape[2])),
+        topk_(op.chosen.shape[1]) {
+    int64_t pages = 0;
+    for_each_tile([&](const Tile& tile) {
+      ++tiles_;
+      pages = std::max(pages, tile.pages());
+    });
+    // A piece has many more keys than it can keep.
+    constexpr int64_t kPiecesPerThread = 2;
+    if (threads > 1 && tiles_ > 0 && tiles_ < int64_t{2} * threads) {
+      const int64_t most = std::max<int64_t>(1, pages * kPageTokens / (2 * topk_));
+      pieces_ = std::min(most, (kPiecesPerThread * threads + tiles_ - 1) / tiles_);
     }
   }
-}
 
-void copy_scores(const float* scores, int64_t length, const View& out, int64_t row) {
-  float* to = out.as<float>() + row * out.shape[1];
-  std::copy_n(scores, length, to);
-  std::fill(to + length, to + out.shape[1], 0.0F);
-}
+  int64_t score_items() const { return tiles_ * pieces_; }
+  int64_t merge_items() const { return pieces_ > 1 ? tiles_ * kScoreRows : 0; }
+
+  size_t shared_bytes() const {
+    const int64_t kept = pieces_ > 1 ? score_items() * kScoreRows * (2 * topk_ + 1) : 0;
+    return static_cast<size_t>(tiles_) * sizeof(Tile) + static_cast<size_t>(kept) * sizeof(int32_t);
+  }
+  void use_shared(void* memory) {
+    tile_list_ = static_cast<Tile*>(memory);
+    kept_ = reinterpret_cast<int32_t*>(tile_list_ + tiles_);
+    Tile* next = tile_list_;
+    for_each_tile([&](const Tile& tile) { *next++ = tile; });
+  }
+
+  size_t scratch_bytes() const {
+    const auto queries = static_cast<size_t>(kScoreRows * heads_) * static_cast<size_t>(dim_);
+    return (queries + static_cast<size_t>(dim_) + kPageTokens) * sizeof(float) +
+           static_cast<size_t>(heads_) * sizeof(void*) +
+           static_cast<size_t>(2 * kScoreRows * Candidates::capacity(topk_)) * sizeof(int32_t);
+  }
+
+  /// The rows that keep all that they have need no scores.
+  void keep_all() const {
+    for (const SequenceRows& sequence : op_.sequences) {
+      for (int32_t r = 0; r < first_scored(sequence); ++r) {
+        int32_t* chosen = chosen_of(int64_t{sequence.first_row} + r);
+        const int32_t length = sequence.context + r + 1;
+        for (int32_t i = 0; i < topk_; ++i) chosen[i] = i < length ? i : -1;
+      }
+      if (op_.scores.empty()) continue;
+      std::fill_n(op_.scores.as<float>() + sequence.first_row * op_.scores.shape[1],
+                  sequence.rows * op_.scores.shape[1], 0.0F);
+    }
+  }
+
+  void score(int64_t item, void* memory) const {
+    const Tile& tile = tile_list_[item / pieces_];
+    const int64_t piece = item % pieces_;
+    auto* queries = static_cast<float*>(memory);
+    float* row = queries + kScoreRows * heads_ * dim_;
+    float* scores = row + dim_;
+    auto* pointers = reinterpret_cast<const void**>(scores + kPageTokens);
+    auto* candidate_memory = reinterpret_cast<int32_t*>(pointers + heads_);
+    Candidates rows[kScoreRows];
+    const int64_t words = static_cast<int64_t>(heads_) * dim_;
+    for (int r = 0; r < tile.rows; ++r) {
+      const int64_t capacity = Candidates::capacity(topk_);
+      rows[r] = Candidates(candidate_memory + 2 * r * capacity, candidate_memory + (2 * r + 1) * capacity, topk_);
+      for (int h = 0; h < heads_; ++h) {
+        pointers[h] = static_cast<const std::byte*>(op_.q.data) +
+                      static_cast<size_t>((tile.step_row(r) * heads_ + h) * dim_) * dtype_bytes(op_.q.dtype);
+      }
+      pack_queries(kernels_, row_kernels_, {op_.q.dtype, 1, heads_, dim_, pointers, row, queries + r * words});
+    }
+
+    const int64_t begin = tile.pages() * piece / pieces_;
+    const int64_t end = tile.pages() * (piece + 1) / pieces_;
+    for (int64_t page = begin; page < end; ++page) {
+      const unsigned char* keys = keys_of(tile, page);
+      const unsigned char* next = keys_of(tile, std::min(page + 1, end - 1));
+      for (int r = 0; r < tile.rows; ++r) {
+        const int64_t left = tile.length(r) - page * kPageTokens;
+        if (left <= 0) continue;
+        kernels_.score_page(queries + r * words, op_.gate.as<float>() + tile.step_row(r) * heads_, heads_, dim_, keys,
+                            r == 0 ? next : keys, scores);
+        const int count = static_cast<int>(std::min<int64_t>(left, kPageTokens));
+        rows[r].take(kernels_, scores, count, static_cast<int32_t>(page * kPageTokens));
+        if (!op_.scores.empty()) {
+          std::copy_n(scores, count,
+                      op_.scores.as<float>() + tile.step_row(r) * op_.scores.shape[1] + page * kPageTokens);
+        }
+      }
+    }
+    for (int r = 0; r < tile.rows; ++r) {
+      rows[r].cut();
+      if (pieces_ == 1) {
+        choose(tile.step_row(r), rows[r]);
+      } else {
+        int32_t* kept = kept_of(item, r);
+        *kept++ = static_cast<int32_t>(rows[r].orders().size());
+        std::copy(rows[r].orders().begin(), rows[r].orders().end(), kept);
+        std::copy(rows[r].indices().begin(), rows[r].indices().end(), kept + topk_);
+      }
+    }
+  }
+
+  /// One row of a tile, from what its pieces kept.
+  void merge(int64_t item, void* memory) const {
+    const Tile& tile = tile_list_[item / kScoreRows];
+    const int r = static_cast<int>(item % kScoreRows);
+    if (r >= tile.rows) return;
+    auto* orders = static_cast<int32_t*>(memory);
+    Candidates row(orders, orders + Candidates::capacity(topk_), topk_);
+    for (int64_t piece = 0; piece < pieces_; ++piece) {
+      const int32_t* kept = kept_of(item / kScoreRows * pieces_ + piece, r);
+      const auto count = static_cast<size_t>(*kept++);
+      row.take_all({kept, count}, {kept + topk_, count});
+    }
+    choose(tile.step_row(r), row);
+  }
+
+ private:
+  int32_t first_scored(const SequenceRows& sequence) const {
+    if (!op_.scores.empty()) return 0;
+    return static_cast<int32_t>(std::clamp<int64_t>(topk_ - sequence.context, 0, sequence.rows));
+  }
+  template <class Visit>
+  void for_each_tile(Visit&& visit) const {
+    for (const SequenceRows& sequence : op_.sequences) {
+      for (int32_t first = first_scored(sequence); first < sequence.rows; first += kScoreRows) {
+        visit(Tile{&sequence, first, std::min(kScoreRows, sequence.rows - first)});
+      }
+    }
+  }
+
+  const unsigned char* keys_of(const Tile& tile, int64_t page) const {
+    return reinterpret_cast<const unsigned char*>(op_.keys.block(tile.sequence->pages[static_cast<size_t>(page)], 0));
+  }
+  int32_t* chosen_of(int64_t row) const { return op_.chosen.as<int32_t>() + row * topk_; }
+  int32_t* kept_of(int64_t item, int r) const { return kept_ + (item * kScoreRows + r) * (2 * topk_ + 1); }
+  void choose(int64_t row, const Candidates& best) const {
+    int32_t* chosen = chosen_of(row);
+    std::fill(std::copy(best.indices().begin(), best.indices().end(), chosen), chosen + topk_, -1);
+  }
+
+  const SparseSelect& op_;
+  const AttentionKernels& kernels_;
+  const RowKernels& row_kernels_;
+  int heads_;
+  int dim_;
+  int64_t topk_;
+  int64_t tiles_ = 0;
+  int64_t pieces_ = 1;
+  Tile* tile_list_ = nullptr;
+  int32_t* kept_ = nullptr;  // for each piece of a tile and row: how many, [topk] orders, [topk] indices
+};
 
 }  // namespace
 
 void CpuBackend::do_indexer_input(const IndexerInput& op) {
   const RowKernels* kernels = row_kernels(isa_);
   const int64_t heads = op.q.shape[1];
-  const int64_t dim = op.q.shape[2];
+  const auto dim = static_cast<int>(op.q.shape[2]);
   if (kernels == nullptr || dim < 32) return RefBackend::do_indexer_input(op);
   // Before any key is written, so that a page's new tokens may be written in any order and by any thread.
   for (const int32_t slot : op.slots) {
     if (slot % kPageTokens == 0) std::memset(op.keys.block(slot / kPageTokens, 0), 0, op.keys.head_bytes());
   }
   const float gate_scale = 1.0F / std::sqrt(static_cast<float>(dim));
-  const auto token = [&](int64_t t, float* key) {
+  const DType dtype = op.q.dtype;
+  const bool narrow = dtype == DType::bf16;
+  const auto token = [&](int64_t t, float* x, void* rounded) {
     const float* in = op.q_gate.as<float>() + t * (heads * dim + heads);
-    const float* cos = op.cos.as<float>() + t * (dim / 2);
-    const float* sin = op.sin.as<float>() + t * (dim / 2);
-    for (int64_t h = 0; h < heads; ++h) {
-      float* q = op.q.as<float>() + (t * heads + h) * dim;
-      kernels->rms_norm(in + h * dim, op.q_norm.as<float>(), op.eps, dim, q, nullptr);
-      kernels->rotate_hadamard(q, cos, sin, dim);
+    const auto finish = [&](void* to) {
+      kernels->rotate_hadamard(x, op.cos.as<float>() + t * (dim / 2), op.sin.as<float>() + t * (dim / 2), dim, narrow);
+      if (narrow) round_row_to_f8(x, dim);
+      round_to(*kernels, dtype, dim, x, to);
+    };
+    auto* q = static_cast<std::byte*>(op.q.data) + static_cast<size_t>(t * heads * dim) * dtype_bytes(dtype);
+    for (int64_t h = 0; h < heads; ++h, q += static_cast<size_t>(dim) * dtype_bytes(dtype)) {
+      kernels->rms_norm(in + h * dim, op.q_norm.as<float>(), op.eps, dim, x, nullptr);
+      finish(q);
       op.gate.as<float>()[t * heads + h] = in[heads * dim + h] * gate_scale;
     }
-    kernels->layer_norm(op.k_in.as<float>() + t * dim, op.k_norm.as<float>(), op.k_bias.as<float>(), op.eps, dim, key,
+    kernels->layer_norm(op.k_in.as<float>() + t * dim, op.k_norm.as<float>(), op.k_bias.as<float>(), op.eps, dim, x,
                         nullptr);
-    kernels->rotate_hadamard(key, cos, sin, dim);
+    finish(rounded);
     const int32_t slot = op.slots[static_cast<size_t>(t)];
-    auto* page = reinterpret_cast<float*>(op.keys.block(slot / kPageTokens, 0)) + slot % kPageTokens;
-    for (int64_t i = 0; i < dim; ++i) page[i * kPageTokens] = key[i];
+    write_key(dtype, dim, rounded, op.keys.block(slot / kPageTokens, 0), slot % kPageTokens);
   };
   for_each_range(pool_, op.q.shape[0], 16 * (heads + 1) * dim, [&](int64_t begin, int64_t end, int worker) {
-    auto* key = static_cast<float*>(scratch(worker, static_cast<size_t>(dim) * sizeof(float)));
-    for (int64_t t = begin; t < end; ++t) token(t, key);
+    auto* x = static_cast<float*>(scratch(worker, static_cast<size_t>(2 * dim) * sizeof(float)));
+    for (int64_t t = begin; t < end; ++t) token(t, x, x + dim);
   });
 }
 
 void CpuBackend::do_sparse_select(const SparseSelect& op) {
-  const RowKernels* kernels = row_kernels(isa_);
+  const AttentionKernels* kernels = attention_kernels(isa_, op.q.dtype);
   if (kernels == nullptr) return RefBackend::do_sparse_select(op);
-
-  std::vector<Tile> tiles;
-  int64_t longest = 0;
-  for (const SequenceRows& sequence : op.sequences) {
-    // The first rows may keep all that they have, and then need no scores.
-    int64_t first = op.scores.empty() ? std::clamp<int64_t>(int64_t{op.topk} - sequence.context, 0, sequence.rows) : 0;
-    for (int64_t r = 0; r < first; ++r) {
-      uint64_t* selection = op.selection + (sequence.first_row + r) * op.selection_words;
-      std::fill_n(selection, op.selection_words, 0);
-      select_all(sequence.context + r + 1, selection);
-    }
-    for (; first < sequence.rows; first += kScoreRows) {
-      tiles.push_back({&sequence, first, std::min(kScoreRows, sequence.rows - first)});
-      longest = std::max(longest, tiles.back().length(tiles.back().rows - 1));
-    }
-  }
-
-  const int64_t stride = pages_for(longest) * kPageTokens;
-  const int64_t chunks = (pages_for(longest) + kScorePages - 1) / kScorePages;
-  const auto count = static_cast<int64_t>(tiles.size());
-  const int64_t group_tiles = std::min(count, kTilesPerThread * pool_.size());
-  auto* scores =
-      static_cast<float*>(shared_scratch(static_cast<size_t>(group_tiles * kScoreRows * stride) * sizeof(float)));
-  for (int64_t group = 0; group < count; group += group_tiles) {
-    const int64_t held = std::min(group_tiles, count - group);
-    const auto tile_of = [&](int64_t i) -> const Tile& { return tiles[static_cast<size_t>(group + i)]; };
-    pool_.for_each(held * chunks, [&](int64_t item, int) {
-      const Tile& tile = tile_of(item / chunks);
-      const int64_t begin = item % chunks * kScorePages;
-      const int64_t end = std::min(begin + kScorePages, pages_for(tile.length(tile.rows - 1)));
-      score_tile(*kernels, op, tile, begin, end, scores + item / chunks * kScoreRows * stride, stride);
-    });
-    pool_.for_each(held * kScoreRows, [&](int64_t item, int worker) {
-      const Tile& tile = tile_of(item / kScoreRows);
-      const int64_t r = item % kScoreRows;
-      if (r >= tile.rows) return;
-      const int64_t length = tile.length(r);
-      const int64_t row = tile.step_row(r);
-      uint64_t* selection = op.selection + row * op.selection_words;
-      std::fill_n(selection, op.selection_words, 0);
-      if (length <= op.topk) {
-        select_all(length, selection);
-      } else {
-        auto* keys = static_cast<int32_t*>(scratch(worker, static_cast<size_t>(stride) * sizeof(int32_t)));
-        select_best(*kernels, scores + item * stride, length, op.topk, keys, selection);
-      }
-      if (!op.scores.empty()) copy_scores(scores + item * stride, length, op.scores, row);
-    });
-  }
+  SelectRun run(op, *kernels, *row_kernels(isa_), pool_.size());
+  run.use_shared(shared_scratch(run.shared_bytes()));
+  run.keep_all();
+  const size_t bytes = run.scratch_bytes();
+  pool_.for_each(run.score_items(), [&](int64_t item, int worker) { run.score(item, scratch(worker, bytes)); });
+  pool_.for_each(run.merge_items(), [&](int64_t item, int worker) { run.merge(item, scratch(worker, bytes)); });
 }
 
 }  // namespace keye::ops

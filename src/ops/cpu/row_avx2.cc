@@ -56,8 +56,10 @@ struct Lanes {
     const __m256i packed = _mm256_packus_epi32(rounded_bf16(a), rounded_bf16(b));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
   }
-  /// max(0, v); 0 where v is NaN.
-  Lanes above_zero() const { return {_mm256_max_ps(a, _mm256_setzero_ps()), _mm256_max_ps(b, _mm256_setzero_ps())}; }
+  Lanes rounded_to_bf16() const {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(rounded_bf16(a), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(rounded_bf16(b), 16))};
+  }
   /// The Hadamard transform of the sixteen: strides 1, 2, 4, 8.
   Lanes butterfly() const {
     const __m256 first = butterfly8(a);
@@ -68,27 +70,7 @@ struct Lanes {
   friend Lanes operator+(Lanes x, Lanes y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
   friend Lanes operator-(Lanes x, Lanes y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
   friend Lanes operator*(Lanes x, Lanes y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
-  friend Lanes fused(Lanes x, Lanes y, Lanes z) {
-    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
-  }
 };
-
-constexpr int kKeyLanes = 2;
-constexpr int kHeadBlock = 2;
-
-void compare_page(const int32_t* keys, int32_t threshold, uint64_t* above, uint64_t* equal) {
-  const __m256i limit = _mm256_set1_epi32(threshold);
-  const auto bits = [](__m256i mask) {
-    return static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask))));
-  };
-  *above = 0;
-  *equal = 0;
-  for (int i = 0; i < 64; i += 8) {
-    const __m256i key = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + i));
-    *above |= bits(_mm256_cmpgt_epi32(key, limit)) << i;
-    *equal |= bits(_mm256_cmpeq_epi32(key, limit)) << i;
-  }
-}
 
 }  // namespace
 }  // namespace keye::ops

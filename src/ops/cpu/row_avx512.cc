@@ -20,17 +20,9 @@ struct Lanes {
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   /// As bf16, to nearest even, NaN kept; unlike vcvtneps2bf16, which flushes subnormal numbers.
   void store(uint16_t* p) const {
-    const __m512i word = _mm512_castps_si512(v);
-    const __m512i high = _mm512_srli_epi32(word, 16);
-    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    const __m512i rounded =
-        _mm512_srli_epi32(_mm512_add_epi32(word, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    const __m512i result = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(result));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bf16_words()));
   }
-  /// max(0, v); 0 where v is NaN.
-  Lanes above_zero() const { return {_mm512_max_ps(v, _mm512_setzero_ps())}; }
+  Lanes rounded_to_bf16() const { return {_mm512_castsi512_ps(_mm512_slli_epi32(bf16_words(), 16))}; }
   /// The Hadamard transform of the sixteen: strides 1, 2, 4, 8.
   Lanes butterfly() const {
     __m512 x = step(v, _mm512_permute_ps(v, 0xb1), 0xaaaa);
@@ -42,28 +34,22 @@ struct Lanes {
   friend Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.v, b.v)}; }
   friend Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend Lanes operator*(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
-  friend Lanes fused(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
  private:
+  __m512i bf16_words() const {
+    const __m512i word = _mm512_castps_si512(v);
+    const __m512i high = _mm512_srli_epi32(word, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(word, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
+  }
   /// x + partner in the lower lane of each pair, partner - x in the `upper` ones.
   static __m512 step(__m512 x, __m512 partner, __mmask16 upper) {
     return _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x);
   }
 };
-
-constexpr int kKeyLanes = 4;
-constexpr int kHeadBlock = 4;
-
-void compare_page(const int32_t* keys, int32_t threshold, uint64_t* above, uint64_t* equal) {
-  const __m512i limit = _mm512_set1_epi32(threshold);
-  *above = 0;
-  *equal = 0;
-  for (int i = 0; i < 64; i += 16) {
-    const __m512i key = _mm512_loadu_si512(keys + i);
-    *above |= static_cast<uint64_t>(_mm512_cmpgt_epi32_mask(key, limit)) << i;
-    *equal |= static_cast<uint64_t>(_mm512_cmpeq_epi32_mask(key, limit)) << i;
-  }
-}
 
 }  // namespace
 }  // namespace keye::ops

@@ -6,8 +6,7 @@
 
 namespace keye::ops {
 
-/// Each does the reference's arithmetic in the reference's order, and so gives its bits, but for score_page, whose
-/// products are fused into their sums.
+/// Each does the reference's arithmetic in the reference's order, and so gives its bits.
 struct RowKernels {
   /// A row of c; the result goes to `out` as f32 or, where that is null, to `narrow` as bf16. out may be x.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t c, float* out, uint16_t* narrow);
@@ -25,14 +24,8 @@ struct RowKernels {
   void (*add_bilinear)(const float* const corners[4], float x, float y, int64_t c, float* out);
 
   /// Rotates the pairs (i, i + dim/2), then applies the Hadamard rotation, in place. dim is a power of two, at
-  /// least 32.
-  void (*rotate_hadamard)(float* x, const float* cos, const float* sin, int64_t dim);
-
-  /// The 64 scores of one page: scores[s] = sum_h gate[h] max(0, sum_i q[h][i] page[i][s]), i and h in order.
-  void (*score_page)(const float* q, const float* gate, int64_t heads, int64_t dim, const float* page, float* scores);
-
-  /// Bit s of *above (*equal) says whether keys[s] > threshold (== threshold), for 64 keys.
-  void (*compare_page)(const int32_t* keys, int32_t threshold, uint64_t* above, uint64_t* equal);
+  /// least 32. `narrow`: x, cos, sin, and each product, sum and result are rounded to bf16.
+  void (*rotate_hadamard)(float* x, const float* cos, const float* sin, int64_t dim, bool narrow);
 };
 
 const RowKernels& avx2_row_kernels();

@@ -99,7 +99,8 @@ class VisionRun {
       scratch.queries[r] = out_head(piece.first + r, head);
       scratch.limits[r] = keys;
     }
-    pack_queries(kernels_, row_kernels_, op_.out.dtype, 1, piece.count, dim_, scratch);
+    pack_queries(kernels_, row_kernels_,
+                 {op_.out.dtype, 1, piece.count, dim_, scratch.queries, scratch.row, scratch.q});
     const size_t offset = static_cast<size_t>(head * pages_ + first_pages_[segment]) * block_bytes();
     AttentionTile tile;
     tile.q = scratch.q;
@@ -107,9 +108,8 @@ class VisionRun {
     tile.dim = dim_;
     tile.scale = scale_for_powers_of_two(op_.scale);
     tile.limits = scratch.limits;
-    tile.keys = reinterpret_cast<const unsigned char*>(keys_ + offset);
-    tile.values = reinterpret_cast<const unsigned char*>(values_ + offset);
-    tile.page_bytes = block_bytes();
+    tile.keys = {.data = reinterpret_cast<const unsigned char*>(keys_ + offset), .page_bytes = block_bytes()};
+    tile.values = {.data = reinterpret_cast<const unsigned char*>(values_ + offset), .page_bytes = block_bytes()};
     tile.last_page = static_cast<int>(pages_for(keys));
     tile.work = scratch.work;
     tile.state = scratch.state;

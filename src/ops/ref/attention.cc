@@ -7,41 +7,47 @@
 #include <limits>
 #include <vector>
 
+#include "ops/quantize_row.h"
+#include "ops/ref/elements.h"
 #include "ops/ref/norm_rows.h"
 #include "ops/ref/ref_backend.h"
 
 namespace keye::ops {
 namespace {
 
-float load(DType dtype, const void* data, int64_t i) {
-  return dtype == DType::f32 ? static_cast<const float*>(data)[i]
-                             : static_cast<float>(static_cast<const BFloat16*>(data)[i]);
-}
-
-void store(DType dtype, void* data, int64_t i, float value) {
-  if (dtype == DType::f32) {
-    static_cast<float*>(data)[i] = value;
-  } else {
-    static_cast<BFloat16*>(data)[i] = BFloat16(value);
-  }
-}
-
 float rounded(DType dtype, float value) { return dtype == DType::f32 ? value : static_cast<float>(BFloat16(value)); }
 
 /// Where channel c of the token in `slot` lies, in elements from the start of its head's block.
 int64_t plane_index(const KvPlane& plane, int slot, int64_t c) {
   const int64_t d = plane.dim;
-  if (plane.dtype == DType::f32) {
-    return plane.layout == PlaneLayout::keys ? c * kPageTokens + slot : slot * d + c;
+  switch (plane.layout) {
+    case PlaneLayout::rows:
+      return slot * d + c;
+    case PlaneLayout::keys:
+      return plane.dtype == DType::f32 ? c * kPageTokens + slot : ((c / 2) * kPageTokens + slot) * 2 + c % 2;
+    case PlaneLayout::values:
+      break;
   }
-  return plane.layout == PlaneLayout::keys ? ((c / 2) * kPageTokens + slot) * 2 + c % 2
-                                           : ((slot / 2) * d + c) * 2 + slot % 2;
+  return plane.dtype == DType::f32 ? slot * d + c : ((slot / 2) * d + c) * 2 + slot % 2;
 }
 
-void write_token(const KvPlane& plane, int32_t slot, int head, const float* x) {
-  std::byte* block = plane.block(slot / kPageTokens, head);
-  if (slot % kPageTokens == 0) std::memset(block, 0, plane.head_bytes());
-  for (int64_t c = 0; c < plane.dim; ++c) store(plane.dtype, block, plane_index(plane, slot % kPageTokens, c), x[c]);
+/// Channel c of the token in `slot` of a head's block.
+float element(const KvPlane& plane, std::byte* block, int slot, int64_t c) {
+  const int64_t i = plane_index(plane, slot, c);
+  if (plane.dtype == DType::i8) return reinterpret_cast<const int8_t*>(block)[i] * plane.scales(block)[slot];
+  if (plane.dtype == DType::f8_e4m3) {
+    return f8_to_float(reinterpret_cast<const uint8_t*>(block)[i]) * plane.scales(block)[slot];
+  }
+  return load_element(plane.dtype, block, i);
+}
+
+void write_token(const KvPlane& plane, int32_t place, int head, const float* x) {
+  std::byte* block = plane.block(place / kPageTokens, head);
+  const int slot = place % kPageTokens;
+  if (slot == 0) std::memset(block, 0, plane.head_bytes());
+  if (plane.scaled())
+    return quantize_row(plane.dtype, x, plane.dim, plane.row(block, slot), plane.scales(block) + slot);
+  for (int64_t c = 0; c < plane.dim; ++c) store_element(plane.dtype, block, plane_index(plane, slot, c), x[c]);
 }
 
 /// Rotates the pairs (i, i + d/2), in place.
@@ -90,24 +96,31 @@ void attend_row(const PagedAttention& op, const SequenceRows& sequence, int64_t 
   const int64_t d = op.q.shape[2];
   const int kv_head = static_cast<int>(head / (h / op.k.heads));
   const int64_t q0 = (row * h + head) * d;
+  const int32_t* chosen = op.chosen.empty() ? nullptr : op.chosen.as<int32_t>() + row * op.chosen.shape[1];
+  const int64_t count = chosen == nullptr ? index + 1 : std::find(chosen, chosen + op.chosen.shape[1], -1) - chosen;
+  const auto at = [&](int64_t key) { return chosen == nullptr ? key : chosen[key]; };
+  const auto block = [&](const KvPlane& plane, int64_t token) {
+    return plane.block(sequence.pages[static_cast<size_t>(token / kPageTokens)], kv_head);
+  };
   RunningMix running;
   std::array<float, kPageTokens> scores;
-  for (int64_t first = 0; first <= index; first += kPageTokens) {
-    const int32_t page = sequence.pages[static_cast<size_t>(first / kPageTokens)];
-    const std::byte* keys = op.k.block(page, kv_head);
-    const std::byte* values = op.v.block(page, kv_head);
-    const uint64_t word = op.selection == nullptr ? ~uint64_t{0} : op.selection[row * op.selection_words + first / 64];
-    for (int j = 0; j < kPageTokens; ++j) {
+  for (int64_t first = 0; first < count; first += kPageTokens) {
+    scores.fill(-std::numeric_limits<float>::infinity());
+    for (int64_t j = 0; j < kPageTokens && first + j < count; ++j) {
+      const int64_t token = at(first + j);
+      std::byte* keys = block(op.k, token);
       float dot = 0;
-      for (int64_t c = 0; c < d; ++c)
-        dot += load(dtype, op.q.data, q0 + c) * load(dtype, keys, plane_index(op.k, j, c));
-      const bool counts = first + j <= index && ((word >> j) & 1) != 0;
-      scores[static_cast<size_t>(j)] = counts ? dot * op.scale : -std::numeric_limits<float>::infinity();
+      for (int64_t c = 0; c < d; ++c) {
+        dot += load_element(dtype, op.q.data, q0 + c) * element(op.k, keys, static_cast<int>(token % kPageTokens), c);
+      }
+      scores[static_cast<size_t>(j)] = dot * op.scale;
     }
-    running.add(dtype, scores, d,
-                [&](size_t j, int64_t c) { return load(dtype, values, plane_index(op.v, static_cast<int>(j), c)); });
+    running.add(dtype, scores, d, [&](size_t j, int64_t c) {
+      const int64_t token = at(first + static_cast<int64_t>(j));
+      return element(op.v, block(op.v, token), static_cast<int>(token % kPageTokens), c);
+    });
   }
-  for (int64_t c = 0; c < d; ++c) store(dtype, op.out.data, q0 + c, running.result(c));
+  for (int64_t c = 0; c < d; ++c) store_element(dtype, op.out.data, q0 + c, running.result(c));
 }
 
 }  // namespace
@@ -127,7 +140,8 @@ void RefBackend::do_attention_input(const AttentionInput& op) {
     for (int64_t i = 0; i < h; ++i) {
       rms_norm_row(q + i * d, op.q_norm.as<float>(), op.eps, d, head.data());
       rotate(head.data(), cos, sin, d);
-      for (int64_t c = 0; c < d; ++c) store(op.q.dtype, op.q.data, (t * h + i) * d + c, head[static_cast<size_t>(c)]);
+      for (int64_t c = 0; c < d; ++c)
+        store_element(op.q.dtype, op.q.data, (t * h + i) * d + c, head[static_cast<size_t>(c)]);
     }
     for (int i = 0; i < g; ++i) {
       rms_norm_row(k + i * d, op.k_norm.as<float>(), op.eps, d, head.data());
@@ -158,7 +172,7 @@ void RefBackend::do_vision_attention(const VisionAttention& op) {
   for (int64_t i = 0; i < p * 3 * h; ++i) {
     float* head = rotated.data() + i * d;
     const int64_t patch = i / (3 * h);
-    for (int64_t c = 0; c < d; ++c) head[c] = load(op.qkv.dtype, op.qkv.data, i * d + c);
+    for (int64_t c = 0; c < d; ++c) head[c] = load_element(op.qkv.dtype, op.qkv.data, i * d + c);
     if (i / h % 3 != 2) rotate(head, op.cos.as<float>() + patch * (d / 2), op.sin.as<float>() + patch * (d / 2), d);
     for (int64_t c = 0; c < d; ++c) head[c] = rounded(dtype, head[c]);
   }
@@ -182,7 +196,7 @@ void RefBackend::do_vision_attention(const VisionAttention& op) {
           running.add(dtype, std::span(scores).first(count), d,
                       [&](size_t j, int64_t c) { return part(first + static_cast<int64_t>(j), 2, head)[c]; });
         }
-        for (int64_t c = 0; c < d; ++c) store(dtype, op.out.data, (i * h + head) * d + c, running.result(c));
+        for (int64_t c = 0; c < d; ++c) store_element(dtype, op.out.data, (i * h + head) * d + c, running.result(c));
       }
     }
   }
