@@ -59,7 +59,8 @@ Result<int> serve(const ServeFlags& flags) {
   const std::string url = url_of(flags, server->port());
   log(LogLevel::info, "listening at {}; loading {}", url, folder.string());
 
-  // Nothing is under way before the model is there, so nobody has to wait for it. The destructor waits for the callback.
+  // Nothing is under way before the model is there, so nobody has to wait for it. The destructor waits for the
+  // callback.
   std::optional<std::stop_callback<std::function<void()>>> stops_loading(std::in_place, stop.first, [&server] {
     log(LogLevel::info, "stopped while loading");
     server->stop();

@@ -133,7 +133,8 @@ std::string get(std::string_view path, std::string_view headers = "") {
   return fmt::format("GET {} HTTP/1.1\r\nHost: here\r\n{}\r\n", path, headers);
 }
 std::string post(std::string_view path, std::string_view body, std::string_view headers = "") {
-  return fmt::format("POST {} HTTP/1.1\r\nHost: here\r\n{}Content-Length: {}\r\n\r\n{}", path, headers, body.size(), body);
+  return fmt::format("POST {} HTTP/1.1\r\nHost: here\r\n{}Content-Length: {}\r\n\r\n{}", path, headers, body.size(),
+                     body);
 }
 std::string post_chunked(std::string_view path, std::string_view framed_body) {
   return fmt::format("POST {} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n{}", path, framed_body);
@@ -174,7 +175,8 @@ class HttpServerTest : public ::testing::Test {
       const std::lock_guard lock(mutex_);
       threads_.emplace_back([exchange, body = exchange->take_body()] {
         std::this_thread::sleep_for(milliseconds(5));
-        exchange->post([exchange, body] { exchange->respond({.status = 200, .headers = {}, .body = "later " + body}); });
+        exchange->post(
+            [exchange, body] { exchange->respond({.status = 200, .headers = {}, .body = "later " + body}); });
       });
     } else if (path == "/stream") {
       exchange->begin_stream(200, {{"Content-Type", "text/event-stream"}}, ": ping\n\n");
@@ -265,14 +267,16 @@ TEST_F(HttpServerTest, PipelinedRequestsAreAnsweredInOrder) {
   for (int i = 0; i < 40; ++i) all += post(i % 3 == 0 ? "/later" : "/echo", std::to_string(i));
   ASSERT_TRUE(client.send(all));
   for (int i = 0; i < 40; ++i) {
-    EXPECT_THAT(client.read_response(), ::testing::EndsWith(fmt::format("\r\n\r\n{}{}", i % 3 == 0 ? "later " : "POST ", i)));
+    EXPECT_THAT(client.read_response(),
+                ::testing::EndsWith(fmt::format("\r\n\r\n{}{}", i % 3 == 0 ? "later " : "POST ", i)));
   }
 }
 
 TEST_F(HttpServerTest, RequestsMayComeByteByByte) {
   start();
   Client client(port());
-  for (const std::string& request : {post("/echo", "slow"), post_chunked("/echo", "2;x=y\r\nsl\r\n2\r\now\r\n0\r\nA: b\r\n\r\n")}) {
+  for (const std::string& request :
+       {post("/echo", "slow"), post_chunked("/echo", "2;x=y\r\nsl\r\n2\r\now\r\n0\r\nA: b\r\n\r\n")}) {
     for (const char c : request) ASSERT_TRUE(client.send({&c, 1}));
     EXPECT_THAT(client.read_response(), ::testing::EndsWith("\r\n\r\nPOST slow"));
   }
@@ -291,7 +295,8 @@ TEST_F(HttpServerTest, StreamsAreChunked) {
   Client client(port());
   client.send(get("/stream"));
   EXPECT_THAT(client.read_until("\r\n\r\n"), HasSubstr("\r\nTransfer-Encoding: chunked\r\n"));
-  EXPECT_EQ(client.read_until("\r\n0\r\n\r\n"), "9\r\ndata: 0\n\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n");
+  EXPECT_EQ(client.read_until("\r\n0\r\n\r\n"),
+            "9\r\ndata: 0\n\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n");
   client.send(get("/echo"));  // and the connection goes on
   EXPECT_THAT(client.read_response(), StartsWith("HTTP/1.1 200 OK"));
 }
@@ -316,7 +321,8 @@ TEST_F(HttpServerTest, SilentStreamsArePinged) {
 TEST_F(HttpServerTest, ABodyIsInvitedOrRefusedBeforeItComes) {
   start();
   Client client(port());
-  const std::string expecting = "POST /echo HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+  const std::string expecting =
+      "POST /echo HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
   client.send(expecting);
   EXPECT_EQ(client.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   client.send("body");
@@ -616,7 +622,8 @@ TEST_F(HttpServerTest, AnAddressInUse) {
   const auto second = HttpServer::start({.port = port()}, {});
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::io);
-  EXPECT_THAT(second.error().to_string(), HasSubstr(fmt::format("127.0.0.1:{}: cannot listen: Address already in use", port())));
+  EXPECT_THAT(second.error().to_string(),
+              HasSubstr(fmt::format("127.0.0.1:{}: cannot listen: Address already in use", port())));
   const auto nowhere = HttpServer::start({.host = "no.such.host.invalid", .port = 0}, {});
   ASSERT_FALSE(nowhere);
   EXPECT_EQ(nowhere.error().code, ErrorCode::io);

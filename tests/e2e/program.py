@@ -5,6 +5,7 @@ import base64
 import json
 import math
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -54,11 +55,12 @@ class Case(unittest.TestCase):
         return done
 
     def assert_fails(self, arguments, *parts, code: int = 1, stdin: str = "") -> str:
-        """The command fails with `code`; its message starts as all do and holds every part. Returns the message."""
+        """The command fails with `code`; its message starts as all do, after log lines if there are any, and holds every
+        part. Returns the message."""
         done = keye(*arguments, stdin=stdin)
         shown = f"keye {' '.join(map(str, arguments))} -> {done.code}\n{done.err}"
         self.assertEqual(done.code, code, shown)
-        self.assertTrue(done.err.startswith(f"keye {arguments[0]}: "), shown)
+        self.assertTrue(re.sub(r"(?m)^\d{4}-.*\n", "", done.err).startswith(f"keye {arguments[0]}: "), shown)
         for part in parts:
             self.assertIn(str(part), done.err, shown)
         return done.err

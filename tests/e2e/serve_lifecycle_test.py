@@ -303,7 +303,7 @@ class Aborts(unittest.TestCase):
     def all_is_back(self):
         self.server.wait_until_idle()
         self.server.wait_until(lambda: self.pictures.held == 0, "no picture is waited for")
-        self.server.wait_until(lambda: self.server.descriptors() == self.descriptors, "descriptors are as before")
+        self.server.wait_until(lambda: self.server.descriptors() <= self.descriptors, "descriptors are as before")
 
     def stages(self):
         """Name, body, and what shows that a request with the body has come that far."""
@@ -335,7 +335,7 @@ class Aborts(unittest.TestCase):
                             client.close()
                             client = self.server.connect()
                             data = json.dumps(body).encode()
-                            client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+                            client.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
                         self.server.wait_until(arrived, stage)
                         if hard:
                             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)) if not stream else client.reset()
@@ -485,13 +485,16 @@ class Queue(unittest.TestCase):
         def pings(stream):
             stream.read_until(lambda raw: raw.count(b": ping\n\n") >= 2)
             self.assertNotIn(b"data:", stream.raw)
-        with Stream(self.server, WORDY | {"max_tokens": 1}) as prefilling:
+        with Stream(self.server, {**LONG, "rid": "first"}) as running:
+            running.wait_for_token()
             with Stream(self.server, {**LONG, "max_tokens": 1}) as waiting:
                 pings(waiting)
-                events = prefilling.read_all()
-                self.assertGreaterEqual(prefilling.raw.count(b": ping\n\n"), 1)
-                self.assertEqual(events[-1]["choices"][0]["finish_reason"], "length")
+                self.server.post_ok("/abort_request", {"rid": "first"})
                 self.assertEqual(waiting.read_all()[-1]["choices"][0]["finish_reason"], "length")
+        with Stream(self.server, WORDY | {"max_tokens": 1}) as prefilling:
+            events = prefilling.read_all()
+            self.assertGreaterEqual(prefilling.raw.count(b": ping\n\n"), 1)
+            self.assertEqual(events[-1]["choices"][0]["finish_reason"], "length")
 
     def test_a_picture_that_does_not_come_holds_up_nobody_else(self):
         with SlowPictures() as pictures, Server("--allowed-media-domains", "127.0.0.1", "--mm-max-concurrent-calls", 2) as server:
@@ -535,7 +538,7 @@ class Readers(unittest.TestCase):
             for stream in stuck:
                 stream.wait_for_token()
             server.wait_until_idle()
-            server.wait_until(lambda: server.descriptors() == before, "their connections are closed")
+            server.wait_until(lambda: server.descriptors() <= before, "their connections are closed")
             for stream in stuck:
                 stream.close()
 
@@ -554,9 +557,9 @@ class Readers(unittest.TestCase):
                     self.assertNotIn(b"[DONE]", stream.raw)
                     stream.close()
             server.wait_until_idle()
-            server.wait_until(lambda: server.descriptors() == before, "descriptors are as before")
+            server.wait_until(lambda: server.descriptors() <= before, "descriptors are as before")
             quick = server.connect()  # what can be answered at once is
-            quick.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            quick.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             quick.shutdown(socket.SHUT_WR)
             self.assertIn(b'{"status":"ok"}', quick.recv(4096))
             quick.close()
@@ -572,7 +575,7 @@ class Readers(unittest.TestCase):
         process.stderr.close()
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 self.assertTrue(client.recv(100).startswith(b"HTTP/1.1 200"))
         process.terminate()
         self.assertEqual(process.wait(20), 0)
