@@ -1,0 +1,50 @@
+// The CUDA runtime as the rest of this room sees it; the emulator has the same functions over the CPU's memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "ops/cuda/stream.h"
+
+namespace keye::ops::cuda {
+
+struct DeviceInfo {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int processors = 0;        // streaming multiprocessors
+  size_t memory_bytes = 0, free_bytes = 0;
+  size_t l2_bytes = 0;
+};
+/// Errors: unsupported (no driver, no device with this number, compute capability below 8.0).
+Result<DeviceInfo> open_device(int number);
+
+Stream make_stream();
+void free_stream(Stream stream);
+void synchronize(Stream stream);
+
+/// Null where the device has no memory left.
+void* device_allocate(size_t bytes);
+void device_free(void* data);
+/// Page-locked memory of the host, which the device can read, too. Null where there is none.
+void* pinned_allocate(size_t bytes);
+void pinned_free(void* data);
+
+void copy_to_device(void* to, const void* from, size_t bytes, Stream stream);
+void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);
+void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
+void clear_on_device(void* data, size_t bytes, Stream stream);
+
+/// What was launched between two points, to be launched again at once. The emulator has none.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void launch(Stream stream) = 0;
+};
+/// Records what `body` launches on the stream, without running it; null where recording is not possible.
+std::unique_ptr<Graph> record_graph(Stream stream, const std::function<void()>& body);
+
+}  // namespace keye::ops::cuda

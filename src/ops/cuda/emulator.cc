@@ -1,0 +1,203 @@
+#include "ops/cuda/emulator.h"
+
+#include <ucontext.h>
+
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "base/check.h"
+#include "ops/cuda/device.h"
+
+namespace keye::ops::cuda {
+namespace emulator {
+namespace {
+
+constexpr size_t kStackBytes = size_t{256} << 10;
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  bool valid;
+};
+
+struct Fiber {
+  ucontext_t context{};
+  std::vector<std::byte> stack;
+  Place place;
+  int warp = 0;
+  bool done = false;
+  uint64_t waits = 0;                     // passes through barriers: progress
+  std::vector<std::vector<Copy>> groups;  // committed, not yet landed
+  std::vector<Copy> open;
+};
+
+/// Threads that must meet: the last one to come opens the gate for this generation.
+struct Gate {
+  int expected = 0;
+  int arrived = 0;
+  uint64_t generation = 0;
+};
+
+struct Warp {
+  Gate gate;
+  std::byte slots[kWarp][kSlotBytes];
+};
+
+ucontext_t scheduler;
+std::vector<Fiber> fibers;
+std::vector<Warp> warps;
+Gate block_gate;
+std::vector<std::byte> shared;
+Fiber* self = nullptr;
+const std::function<void()>* work = nullptr;
+std::mt19937 order_random{1};
+uint64_t progress = 0;
+
+void yield() { ::swapcontext(&self->context, &scheduler); }
+
+void pass(Gate& gate) {
+  ++progress;
+  if (++gate.arrived == gate.expected) {
+    gate.arrived = 0;
+    ++gate.generation;
+    return;
+  }
+  const uint64_t generation = gate.generation;
+  while (gate.generation == generation) yield();
+}
+
+/// A thread that returns is no longer waited for.
+void leave(Gate& gate) {
+  --gate.expected;
+  if (gate.expected > 0 && gate.arrived == gate.expected) {
+    gate.arrived = 0;
+    ++gate.generation;
+  }
+}
+
+void land(std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) {
+    if (copy.valid) {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    } else {
+      std::memset(copy.to, 0, copy.bytes);
+    }
+  }
+  copies.clear();
+}
+
+void fiber_main() {
+  (*work)();
+  self->done = true;
+  ++progress;
+  leave(warps[static_cast<size_t>(self->warp)].gate);
+  leave(block_gate);
+  yield();
+}
+
+void run_block(Dim3 grid, Dim3 block, Dim3 index) {
+  const unsigned threads = block.x * block.y * block.z;
+  fibers.resize(std::max<size_t>(fibers.size(), threads));
+  warps.resize((threads + kWarp - 1) / kWarp);
+  block_gate = {static_cast<int>(threads), 0, 0};
+  for (Warp& warp : warps) warp.gate = {};
+  std::fill(shared.begin(), shared.end(), std::byte{0xff});  // NaNs, as nothing clears it on a device
+  std::vector<Fiber*> order;
+  for (unsigned t = 0; t < threads; ++t) {
+    Fiber& fiber = fibers[t];
+    fiber.stack.resize(kStackBytes);
+    fiber.done = false;
+    fiber.groups.clear();
+    fiber.open.clear();
+    fiber.warp = static_cast<int>(t / kWarp);
+    fiber.place = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, index, block, grid,
+                   static_cast<int>(t % kWarp)};
+    ++warps[t / kWarp].gate.expected;
+    KEYE_CHECK(::getcontext(&fiber.context) == 0);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    ::makecontext(&fiber.context, fiber_main, 0);
+    order.push_back(&fiber);
+  }
+  std::shuffle(order.begin(), order.end(), order_random);
+  for (size_t left = threads; left > 0;) {
+    const uint64_t before = progress;
+    for (Fiber* fiber : order) {
+      if (fiber->done) continue;
+      self = fiber;
+      ::swapcontext(&scheduler, &fiber->context);
+      if (fiber->done) --left;
+    }
+    KEYE_CHECK(progress != before, "threads wait for each other at different barriers");
+  }
+}
+
+}  // namespace
+
+const Place& place() { return self->place; }
+std::byte* shared_memory() {
+  const auto address = reinterpret_cast<uintptr_t>(shared.data());
+  return shared.data() + ((1024 - address % 1024) % 1024);
+}
+void block_barrier() { pass(block_gate); }
+void warp_barrier() { pass(warps[static_cast<size_t>(self->warp)].gate); }
+std::byte* slot(int lane) { return warps[static_cast<size_t>(self->warp)].slots[lane]; }
+
+void queue_copy(void* to, const void* from, size_t bytes, bool valid) { self->open.push_back({to, from, bytes, valid}); }
+void commit_copies() {
+  self->groups.push_back(std::move(self->open));
+  self->open.clear();
+}
+void wait_copies(int groups_left) {
+  while (self->groups.size() > static_cast<size_t>(groups_left)) {
+    land(self->groups.front());
+    self->groups.erase(self->groups.begin());
+  }
+}
+
+void run(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  KEYE_CHECK(grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.y < 65536 && grid.z < 65536, "grid {} x {} x {}", grid.x,
+             grid.y, grid.z);
+  KEYE_CHECK(block.x * block.y * block.z <= 1024 && shared_bytes <= 227 * 1024, "{} threads, {} shared bytes",
+             block.x * block.y * block.z, shared_bytes);
+  shared.resize(shared_bytes + 1024);
+  work = &body;
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) run_block(grid, block, {x, y, z});
+    }
+  }
+}
+
+void set_order_seed(uint32_t seed) { order_random.seed(seed); }
+
+}  // namespace emulator
+
+Result<DeviceInfo> open_device(int number) {
+  if (number != 0) return make_error(ErrorCode::unsupported, "CUDA", "the emulator has one device");
+  return DeviceInfo{"emulator", 8, 0, 4, size_t{8} << 30, size_t{8} << 30, size_t{1} << 20};
+}
+
+Stream make_stream() { return nullptr; }
+void free_stream(Stream) {}
+void synchronize(Stream) {}
+void* device_allocate(size_t bytes) {
+  void* data = std::aligned_alloc(1024, (bytes + 1023) / 1024 * 1024);
+  if (data != nullptr) std::memset(data, 0xff, bytes);
+  return data;
+}
+void device_free(void* data) { std::free(data); }
+void* pinned_allocate(size_t bytes) { return device_allocate(bytes); }
+void pinned_free(void* data) { std::free(data); }
+void copy_to_device(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
+void copy_to_host(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
+void copy_on_device(void* to, const void* from, size_t bytes, Stream) { std::memmove(to, from, bytes); }
+void clear_on_device(void* data, size_t bytes, Stream) { std::memset(data, 0, bytes); }
+std::unique_ptr<Graph> record_graph(Stream, const std::function<void()>&) { return nullptr; }
+void check_cuda(int, const char*) {}
+void allow_shared_bytes(const void*, size_t) {}
+
+}  // namespace keye::ops::cuda
