@@ -106,6 +106,10 @@ double best_call(Backend& backend, const Line& line, int64_t n, std::span<const 
   return best;
 }
 
+ConstView view_of(const std::vector<int32_t>& numbers) {
+  return {numbers.data(), DType::i32, {static_cast<int64_t>(numbers.size())}};
+}
+
 /// The best time of one product of `tokens` rows with 8 of 64 experts each, and how many experts that were; the calls
 /// take other experts each time.
 std::pair<double, double> grouped_call(Backend& backend, std::span<const PackedMatrix> experts, int64_t tokens,
@@ -134,7 +138,7 @@ std::pair<double, double> grouped_call(Backend& backend, std::span<const PackedM
       count += rows.empty() ? 0 : 1;
     }
     const double start = now();
-    grouped_linear(backend, {x.view(), experts, rows_at, offsets, kGated, out.view()});
+    grouped_linear(backend, {x.view(), experts, view_of(rows_at), view_of(offsets), kGated, out.view()});
     const double time = now() - start;
     if (time / count < best / std::max(1.0, used)) {
       best = time;

@@ -62,7 +62,8 @@ BenchPhase measure_vision(model::Model& model, const BenchOptions& options) {
   Tensor pixels(DType::f32, {patches, int64_t{vision.channels} * vision.patch * vision.patch});
   for (int64_t i = 0; i < pixels.shape().elements(); ++i)
     pixels.as<float>()[i] = static_cast<float>(i % 255) / 127.5F - 1.0F;
-  Tensor features(DType::f32, {model::merged_tokens(grid[0], vision.merge), model.config().text.hidden});
+  Tensor features = model.backend().tensor(
+      DType::f32, {model::merged_tokens(grid[0], vision.merge), model.config().text.hidden});
   std::vector<double> seconds;
   for (int i = 0; i <= options.repeat; ++i) {
     const auto start = Clock::now();
@@ -126,7 +127,7 @@ Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const 
 
   const int length = options.prompt + options.generate;
   const Sequences sequences(options.batch, length, model.config().text.vocab);
-  model::KvCache cache(model.kv_spec(), options.batch * static_cast<int>(sequences.pages[0].size()));
+  model::KvCache cache(model.kv_spec(), options.batch * static_cast<int>(sequences.pages[0].size()), backend);
   Runner runner(model, cache);
   std::vector<double> prefill_seconds;
   std::vector<double> decode_seconds;

@@ -63,7 +63,7 @@ void fill_page(const model::PlaneSpec& spec, std::byte* page, Noise& noise) {
 }
 
 /// Pages of random numbers: a few dozen different ones are enough.
-void fill_cache(const model::KvSpec& spec, const model::KvCache& cache, Noise& noise) {
+void fill_cache(const model::KvSpec& spec, const model::KvCache& cache, ops::Backend& backend, Noise& noise) {
   constexpr int kDifferent = 64;
   for (int index = 0; index < static_cast<int>(spec.planes.size()); ++index) {
     const model::PlaneSpec& plane = spec.planes[static_cast<size_t>(index)];
@@ -73,7 +73,8 @@ void fill_cache(const model::KvSpec& spec, const model::KvCache& cache, Noise& n
     for (int layer = 0; layer < spec.layers; ++layer) {
       for (int page = 0; page < cache.pages(); ++page) {
         const size_t from = noise.next() % kDifferent;
-        std::memcpy(cache.plane(index, layer).block(page, 0), pages.data() + from * bytes, bytes);
+        backend.write({cache.plane(index, layer).block(page, 0), DType::u8, {static_cast<int64_t>(bytes)}},
+                      pages.data() + from * bytes);
       }
     }
   }
@@ -93,8 +94,8 @@ class Bench {
     const double bytes = static_cast<double>(spec_.bytes_per_token()) * (options.context + rows_max_);
     spec_.layers = std::clamp(static_cast<int>(std::ceil(kCacheBytes / bytes)), 3, 64);
     const auto pages = static_cast<int>(ops::pages_for(options.context + rows_max_));
-    cache_ = std::make_unique<model::KvCache>(spec_, pages);
-    fill_cache(spec_, *cache_, noise_);
+    cache_ = std::make_unique<model::KvCache>(spec_, pages, backend_);
+    fill_cache(spec_, *cache_, backend_, noise_);
     page_list_.resize(static_cast<size_t>(pages));
     std::iota(page_list_.begin(), page_list_.end(), 0);
     q_ = random_tensor(DType::bf16, {rows_max_, config.heads, config.head_dim}, noise_);
@@ -238,9 +239,9 @@ Result<void> time_layer(model::ModelConfig config, const BenchAttentionOptions& 
   if (sparse == model::SparseAttention::off) model_options.attention.topk = 0;
   KEYE_TRY(const auto model, model::random_model(config, backend, model_options, 1));
   const auto pages = static_cast<int>(ops::pages_for(options.context + options.chunk));
-  model::KvCache cache(model->kv_spec(), pages);
+  model::KvCache cache(model->kv_spec(), pages, backend);
   Noise noise;
-  fill_cache(model->kv_spec(), cache, noise);
+  fill_cache(model->kv_spec(), cache, backend, noise);
   Runner runner(*model, cache);
   std::vector<int32_t> page_list(static_cast<size_t>(pages));
   std::iota(page_list.begin(), page_list.end(), 0);

@@ -22,7 +22,7 @@ SchedulerLimits scheduler_limits(const model::Model& model, const EngineOptions&
 
 EngineLoop::EngineLoop(LoadedModel& loaded, const EngineOptions& options)
     : loaded_(loaded),
-      cache_(loaded.model->kv_spec(), static_cast<int>(ops::pages_for(options.kv_tokens))),
+      cache_(loaded.model->kv_spec(), static_cast<int>(ops::pages_for(options.kv_tokens)), *loaded.backend),
       runner_(*loaded.model, cache_),
       scheduler_(scheduler_limits(*loaded.model, options), cache_.pages(), options.prefix_cache),
       vision_cache_(options.vision_cache_bytes),
@@ -129,7 +129,8 @@ void EngineLoop::begin_vision(const PictureNeed& need) {
   try {
     VisionJob job{.need = need, .key = key, .patches = {}, .features = {}};
     job.patches = loaded_.prompts->image_processor()->patchify(item.image);
-    job.features = std::make_shared<Tensor>(DType::f32, Shape{item.tokens, loaded_.model->config().text.hidden});
+    job.features = std::make_shared<Tensor>(
+        loaded_.backend->tensor(DType::f32, {item.tokens, loaded_.model->config().text.hidden}));
     vision_ = std::move(job);
     const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{item.grid.rows, item.grid.cols}};
     loaded_.model->begin_vision(vision_->patches.pixel_values.view(), grid, vision_->features->view());

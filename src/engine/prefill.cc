@@ -12,7 +12,7 @@ EncodedPictures encode_pictures(model::Model& model, const prompt::ImageProcesso
   int64_t total = 0;
   for (const prompt::VisionItem& item : prompt.vision) total += item.tokens;
   if (total == 0) return encoded;
-  encoded.features = Tensor(DType::f32, {total, model.config().text.hidden});
+  encoded.features = model.backend().tensor(DType::f32, {total, model.config().text.hidden});
   int64_t done = 0;
   for (const prompt::VisionItem& item : prompt.vision) {
     const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{item.grid.rows, item.grid.cols}};
@@ -51,7 +51,7 @@ Result<Tensor> all_logits(model::Model& model, const prompt::ImageProcessor* ima
   const EncodedPictures pictures = encode_pictures(model, images, prompt, progress);
   std::vector<int32_t> pages(static_cast<size_t>(ops::pages_for(n)));
   std::iota(pages.begin(), pages.end(), 0);
-  model::KvCache cache(model.kv_spec(), static_cast<int>(pages.size()));
+  model::KvCache cache(model.kv_spec(), static_cast<int>(pages.size()), model.backend());
   Runner runner(model, cache);
   Tensor all(DType::f32, {n, text.vocab});
   const int64_t step_tokens =

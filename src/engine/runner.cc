@@ -11,7 +11,9 @@ Runner::Runner(model::Model& model, model::KvCache& cache) : model_(model), cach
   sequences_.reserve(n);
   logits_rows_.reserve(static_cast<size_t>(model.step_logits_max()));
   for (auto& axis : positions_) axis.reserve(n);
-  logits_ = Tensor(DType::f32, {model.step_logits_max(), model.config().text.vocab});
+  const Shape shape{model.step_logits_max(), model.config().text.vocab};
+  logits_ = model.backend().tensor(DType::f32, shape);
+  if (!model.backend().on_host()) host_logits_ = Tensor(DType::f32, shape);
 }
 
 ConstView Runner::step(std::span<const SequenceStep> batch) {
@@ -60,7 +62,10 @@ ConstView Runner::step(std::span<const SequenceStep> batch) {
   const View logits = rows(logits_.view(), 0, static_cast<int64_t>(logits_rows_.size()));
   model_.forward({tokens_, {positions_[0], positions_[1], positions_[2]}, vision_, sequences_, slots_, logits_rows_},
                  cache_, logits);
-  return logits;
+  if (model_.backend().on_host()) return logits;
+  const View on_host = rows(host_logits_.view(), 0, logits.shape[0]);
+  model_.backend().read(logits, on_host.data);
+  return on_host;
 }
 
 }  // namespace keye::engine

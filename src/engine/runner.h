@@ -12,7 +12,7 @@ namespace keye::engine {
 
 /// A picture's features at a place in a sequence.
 struct PlacedFeatures {
-  ConstView features;       // [tokens, hidden] f32
+  ConstView features;       // [tokens, hidden] f32, in the backend's memory
   int32_t first_token = 0;  // sequence index of the first of them
 };
 
@@ -31,14 +31,15 @@ class Runner {
   /// Both must outlive the runner.
   Runner(model::Model& model, model::KvCache& cache);
 
-  /// Logits [rows, vocab] f32 in the order of the sequences, valid until the next step. The batch must fit
+  /// Logits [rows, vocab] f32, in the host's memory, in the order of the sequences, valid until the next step. The batch must fit
   /// model.step_tokens_max() tokens and model.step_logits_max() rows.
   ConstView step(std::span<const SequenceStep> batch);
 
  private:
   model::Model& model_;
   model::KvCache& cache_;
-  Tensor logits_;
+  Tensor logits_;       // in the backend's memory
+  Tensor host_logits_;  // where that is not the host's
   std::vector<int32_t> tokens_, slots_, logits_rows_;
   std::array<std::vector<int32_t>, 3> positions_;
   std::vector<ops::SequenceRows> sequences_;

@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -9,28 +10,32 @@ namespace {
 
 enum Plane { kKeyPlane, kValuePlane, kIndexPlane };
 
-std::vector<float> inverse_frequencies(int dim, double theta) {
-  std::vector<float> result;
+Tensor inverse_frequencies(ops::Backend& backend, int dim, double theta) {
+  std::vector<float> values;
   for (int i = 0; i < dim; i += 2) {
     // In f32 throughout, as the reference computes them: 1 / theta^(i / dim).
-    result.push_back(1.0F / std::pow(static_cast<float>(theta), static_cast<float>(i) / static_cast<float>(dim)));
+    values.push_back(1.0F / std::pow(static_cast<float>(theta), static_cast<float>(i) / static_cast<float>(dim)));
   }
+  Tensor result = backend.tensor(DType::f32, {dim / 2});
+  backend.write(result.view(), values.data());
   return result;
 }
 
-KvSpec make_kv_spec(const TextConfig& config, const ModelOptions& options, IndexerArithmetic arithmetic) {
+KvSpec make_kv_spec(const TextConfig& config, const ModelOptions& options, IndexerArithmetic arithmetic,
+                    bool wants_rows) {
   KvSpec spec{config.layers, {}};
   const auto add = [&](std::string_view name, const std::optional<DType>& wanted, ops::PlaneLayout packed) {
     const DType dtype = wanted.value_or(options.dtype);
     // Single tokens are read of a cache under an indexer, and only rows can be quantised.
-    const bool rows = config.indexer || dtype != options.dtype;
+    const bool rows = wants_rows || config.indexer || dtype != options.dtype;
     spec.planes.push_back({name, dtype, rows ? ops::PlaneLayout::rows : packed, config.kv_heads, config.head_dim});
   };
   add("key", options.attention.key_dtype, ops::PlaneLayout::keys);
   add("value", options.attention.value_dtype, ops::PlaneLayout::values);
   if (config.indexer) {
     const DType dtype = arithmetic == IndexerArithmetic::exact ? DType::f32 : DType::bf16;
-    spec.planes.push_back({"index_key", dtype, ops::PlaneLayout::keys, 1, config.indexer->head_dim});
+    const ops::PlaneLayout layout = wants_rows ? ops::PlaneLayout::rows : ops::PlaneLayout::keys;
+    spec.planes.push_back({"index_key", dtype, layout, 1, config.indexer->head_dim});
   }
   return spec;
 }
@@ -48,50 +53,51 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   }
   indexer_arithmetic_ =
       attention.indexer.value_or(dtype_ == DType::f32 ? IndexerArithmetic::exact : IndexerArithmetic::f8);
-  kv_spec_ = make_kv_spec(config_, options, indexer_arithmetic_);
+  kv_spec_ = make_kv_spec(config_, options, indexer_arithmetic_, backend.wants_rows());
   const int64_t n = options.step_tokens_max;
   const int64_t c = config_.hidden;
   const int64_t q_width = int64_t{config_.heads} * config_.head_dim;
   const int64_t kv_width = int64_t{config_.kv_heads} * config_.head_dim;
   const int64_t half = config_.head_dim / 2;
-  work_.hidden = Tensor(DType::f32, {n, c});
-  work_.normed = Tensor(dtype_, {n, c});
-  work_.qkv = Tensor(DType::f32, {n, q_width + 2 * kv_width});
-  work_.q = Tensor(dtype_, {n, config_.heads, config_.head_dim});
-  work_.mixed = Tensor(dtype_, {n, q_width});
-  work_.inner = Tensor(dtype_, {n, config_.intermediate});
-  if (config_.moe || config_.indexer) work_.exact_input = Tensor(DType::f32, {n, c});
-  work_.cos = Tensor(DType::f32, {n, half});
-  work_.sin = Tensor(DType::f32, {n, half});
-  work_.selected = Tensor(dtype_, {options.step_logits_max, c});
-  work_.selected_hidden = Tensor(DType::f32, {options.step_logits_max, c});
-  group_rows_.resize(static_cast<size_t>(options.step_logits_max));
-  inv_freq_ = inverse_frequencies(config_.head_dim, config_.rope_theta);
+  work_.hidden = backend.tensor(DType::f32, {n, c});
+  work_.normed = backend.tensor(dtype_, {n, c});
+  work_.qkv = backend.tensor(DType::f32, {n, q_width + 2 * kv_width});
+  work_.q = backend.tensor(dtype_, {n, config_.heads, config_.head_dim});
+  work_.mixed = backend.tensor(dtype_, {n, q_width});
+  work_.inner = backend.tensor(dtype_, {n, config_.intermediate});
+  if (config_.moe || config_.indexer) work_.exact_input = backend.tensor(DType::f32, {n, c});
+  work_.cos = backend.tensor(DType::f32, {n, half});
+  work_.sin = backend.tensor(DType::f32, {n, half});
+  work_.selected = backend.tensor(dtype_, {options.step_logits_max, c});
+  work_.selected_hidden = backend.tensor(DType::f32, {options.step_logits_max, c});
+  logits_order_.resize(static_cast<size_t>(options.step_logits_max));
+  std::iota(logits_order_.begin(), logits_order_.end(), 0);
+  inv_freq_ = inverse_frequencies(backend, config_.head_dim, config_.rope_theta);
   sections_ = config_.mrope_sections.value_or(std::array<int, 3>{static_cast<int>(half), 0, 0});
   if (config_.moe) {
     const MoeConfig& moe = *config_.moe;
     const int64_t pairs = n * moe.experts_per_token;
-    work_.router_logits = Tensor(DType::f32, {n, moe.experts});
-    work_.experts = Tensor(DType::i32, {n, moe.experts_per_token});
-    work_.expert_weights = Tensor(DType::f32, {n, moe.experts_per_token});
-    work_.places = Tensor(DType::i32, {n, moe.experts_per_token});
-    work_.expert_inner = Tensor(dtype_, {pairs, moe.intermediate});
-    work_.expert_out = Tensor(DType::f32, {pairs, c});
-    group_rows_.resize(static_cast<size_t>(std::max<int64_t>(pairs, options.step_logits_max)));
-    group_offsets_.resize(static_cast<size_t>(moe.experts) + 1);
+    work_.router_logits = backend.tensor(DType::f32, {n, moe.experts});
+    work_.experts = backend.tensor(DType::i32, {n, moe.experts_per_token});
+    work_.expert_weights = backend.tensor(DType::f32, {n, moe.experts_per_token});
+    work_.places = backend.tensor(DType::i32, {n, moe.experts_per_token});
+    work_.expert_inner = backend.tensor(dtype_, {pairs, moe.intermediate});
+    work_.expert_out = backend.tensor(DType::f32, {pairs, c});
+    work_.group_rows = backend.tensor(DType::i32, {pairs});
+    work_.group_offsets = backend.tensor(DType::i32, {moe.experts + 1});
   }
   if (config_.indexer) {
     const IndexerConfig& indexer = *config_.indexer;
     const int64_t width = int64_t{indexer.heads} * indexer.head_dim;
-    work_.index_cos = Tensor(DType::f32, {n, indexer.head_dim / 2});
-    work_.index_sin = Tensor(DType::f32, {n, indexer.head_dim / 2});
-    work_.index_q_gate = Tensor(DType::f32, {n, width + indexer.heads});
-    work_.index_k = Tensor(DType::f32, {n, indexer.head_dim});
-    work_.index_q = Tensor(kv_spec_.planes[kIndexPlane].dtype, {n, indexer.heads, indexer.head_dim});
-    work_.index_gate = Tensor(DType::f32, {n, indexer.heads});
-    work_.chosen = Tensor(DType::i32, {n, indexer.topk});
+    work_.index_cos = backend.tensor(DType::f32, {n, indexer.head_dim / 2});
+    work_.index_sin = backend.tensor(DType::f32, {n, indexer.head_dim / 2});
+    work_.index_q_gate = backend.tensor(DType::f32, {n, width + indexer.heads});
+    work_.index_k = backend.tensor(DType::f32, {n, indexer.head_dim});
+    work_.index_q = backend.tensor(kv_spec_.planes[kIndexPlane].dtype, {n, indexer.heads, indexer.head_dim});
+    work_.index_gate = backend.tensor(DType::f32, {n, indexer.heads});
+    work_.chosen = backend.tensor(DType::i32, {n, indexer.topk});
     // The reference truncates theta to a whole number for the indexer.
-    index_inv_freq_ = inverse_frequencies(indexer.head_dim, std::trunc(config_.rope_theta));
+    index_inv_freq_ = inverse_frequencies(backend, indexer.head_dim, std::trunc(config_.rope_theta));
     index_sections_ = {indexer.head_dim / 2, 0, 0};
     if (config_.mrope_sections) {
       const double ratio = static_cast<double>(indexer.head_dim) / config_.head_dim;
@@ -179,52 +185,87 @@ void Decoder::list_weights(WeightList& list, bool fused_experts) {
 void Decoder::forward(const StepInput& input, KvCache& cache, View logits) {
   const auto n = static_cast<int64_t>(input.tokens.size());
   KEYE_CHECK(n > 0 && n <= work_.hidden.shape()[0], "{} tokens in a step of {}", n, work_.hidden.shape()[0]);
-  embed(input);
-  prepare_positions(input);
+  backend_.begin_step();
   split_rows(input);
+  upload(input);
+  backend_.run_step(replay_key(input, cache, logits), [&] { layers(input, cache, logits); });
+}
+
+void Decoder::upload(const StepInput& input) {
+  step_.n = static_cast<int64_t>(input.tokens.size());
+  step_.tokens = backend_.upload(input.tokens);
+  step_.slots = backend_.upload(input.slots);
+  for (size_t axis = 0; axis < 3; ++axis) step_.positions[axis] = backend_.upload(input.positions[axis]);
+  step_.logits_rows = backend_.upload(input.logits_rows);
+  step_.logits_order = backend_.upload(std::span<const int32_t>(logits_order_).first(input.logits_rows.size()));
+  step_.dense = backend_.upload(dense_rows_);
+  step_.sparse = backend_.upload(sparse_rows_);
+  if (probe_) step_.all = backend_.upload(input.sequences);
+  step_.vision.clear();
+  for (const VisionRows& vision : input.vision) {
+    step_.vision.emplace_back(backend_.upload(vision.from), backend_.upload(vision.rows));
+  }
+}
+
+/// Steps of one new token for each sequence come again and again with the same shapes; others hardly do.
+uint64_t Decoder::replay_key(const StepInput& input, const KvCache& cache, const View& logits) const {
+  if (probe_ || !input.vision.empty() || input.tokens.size() != input.sequences.size()) return 0;
+  uint64_t key = 1;
+  for (const uint64_t part : {static_cast<uint64_t>(input.tokens.size()), static_cast<uint64_t>(dense_rows_.size()),
+                              static_cast<uint64_t>(input.logits_rows.size()), std::bit_cast<uint64_t>(&cache),
+                              std::bit_cast<uint64_t>(logits.data)}) {
+    key = (key ^ part) * 0x9e3779b97f4a7c15ULL;
+    key ^= key >> 29;
+  }
+  return key | 1;
+}
+
+void Decoder::layers(const StepInput& input, KvCache& cache, View logits) {
+  const int64_t n = step_.n;
+  embed(input);
+  prepare_positions();
   const View hidden = take(work_.hidden, n);
   const View normed = take(work_.normed, n);
   for (int i = 0; i < config_.layers; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i)];
     probe("hidden", i, hidden);
     ops::rms_norm(backend_, {hidden, layer.input_norm.view(), config_.norm_eps, normed});
-    attention(i, input, cache);
+    attention(i, cache);
     ops::rms_norm(backend_, {hidden, layer.post_attention_norm.view(), config_.norm_eps, normed});
     feed_forward(i, n);
   }
   probe("hidden", config_.layers, hidden);
-  const auto s = static_cast<int64_t>(input.logits_rows.size());
+  const auto s = static_cast<int64_t>(step_.logits_rows.size());
   if (s == 0) return;
-  const auto order = std::span<int32_t>(group_rows_).first(static_cast<size_t>(s));  // free at this point
-  std::iota(order.begin(), order.end(), 0);
   const View selected_hidden = take(work_.selected_hidden, s);
   const View selected = take(work_.selected, s);
-  ops::copy_rows(backend_, {hidden, input.logits_rows, order, selected_hidden});
+  ops::copy_rows(backend_, {hidden, step_.logits_rows, step_.logits_order, selected_hidden});
   ops::rms_norm(backend_, {selected_hidden, final_norm_.view(), config_.norm_eps, selected});
   probe("final_hidden", config_.layers, selected);
   ops::linear(backend_, {.x = selected, .w = head_, .bias = {}, .out = logits});
 }
 
 void Decoder::embed(const StepInput& input) {
-  const View hidden = take(work_.hidden, static_cast<int64_t>(input.tokens.size()));
-  ops::embed(backend_, {embeddings_, input.tokens, hidden});
-  for (const VisionRows& vision : input.vision) {
-    ops::copy_rows(backend_, {vision.features, vision.from, vision.rows, hidden});
+  const View hidden = take(work_.hidden, step_.n);
+  ops::embed(backend_, {embeddings_, step_.tokens, hidden});
+  for (size_t i = 0; i < input.vision.size(); ++i) {
+    const auto& [from, rows] = step_.vision[i];
+    ops::copy_rows(backend_, {input.vision[i].features, from, rows, hidden});
   }
 }
 
-void Decoder::prepare_positions(const StepInput& input) {
-  const auto n = static_cast<int64_t>(input.tokens.size());
-  ops::rope_table(backend_, {input.positions, inv_freq_, sections_, take(work_.cos, n), take(work_.sin, n)});
+void Decoder::prepare_positions() {
+  const int64_t n = step_.n;
+  ops::rope_table(backend_, {step_.positions, inv_freq_.view(), sections_, take(work_.cos, n), take(work_.sin, n)});
   if (config_.indexer) {
-    ops::rope_table(backend_, {input.positions, index_inv_freq_, index_sections_, take(work_.index_cos, n),
+    ops::rope_table(backend_, {step_.positions, index_inv_freq_.view(), index_sections_, take(work_.index_cos, n),
                                take(work_.index_sin, n)});
   }
 }
 
-void Decoder::attention(int index, const StepInput& input, KvCache& cache) {
+void Decoder::attention(int index, KvCache& cache) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  const auto n = static_cast<int64_t>(input.tokens.size());
+  const int64_t n = step_.n;
   const View qkv = take(work_.qkv, n);
   const View q = take(work_.q, n);
   const View mixed = take(work_.mixed, n);
@@ -232,18 +273,18 @@ void Decoder::attention(int index, const StepInput& input, KvCache& cache) {
   const ops::KvPlane v = cache.plane(kValuePlane, index);
   ops::linear(backend_, {.x = take(work_.normed, n), .w = layer.qkv, .bias = {}, .out = qkv});
   ops::attention_input(backend_, {qkv, layer.q_norm.view(), layer.k_norm.view(), config_.norm_eps, take(work_.cos, n),
-                                  take(work_.sin, n), input.slots, q, k, v});
+                                  take(work_.sin, n), step_.slots, q, k, v});
   const float scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
-  if (config_.indexer) index_tokens(index, input, cache);
+  if (config_.indexer) index_tokens(index, cache);
   if (!dense_rows_.empty()) {
-    ops::paged_attention(backend_, {.q = q, .k = k, .v = v, .sequences = dense_rows_, .scale = scale, .out = mixed});
+    ops::paged_attention(backend_, {.q = q, .k = k, .v = v, .sequences = step_.dense, .scale = scale, .out = mixed});
   }
   if (!sparse_rows_.empty()) {
-    select(index, input, cache);
+    select(index, cache);
     ops::paged_attention(backend_, {.q = q,
                                     .k = k,
                                     .v = v,
-                                    .sequences = sparse_rows_,
+                                    .sequences = step_.sparse,
                                     .scale = scale,
                                     .chosen = take(work_.chosen, n),
                                     .out = mixed});
@@ -265,10 +306,10 @@ void Decoder::split_rows(const StepInput& input) {
 }
 
 /// Writes the index keys of all new tokens, for later ones, and their index queries.
-void Decoder::index_tokens(int index, const StepInput& input, KvCache& cache) {
+void Decoder::index_tokens(int index, KvCache& cache) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const Indexer& indexer = layer.indexer;
-  const auto n = static_cast<int64_t>(input.tokens.size());
+  const int64_t n = step_.n;
   const View q_gate = take(work_.index_q_gate, n);
   const View k = take(work_.index_k, n);
   View x = take(work_.normed, n);
@@ -280,24 +321,24 @@ void Decoder::index_tokens(int index, const StepInput& input, KvCache& cache) {
   ops::linear(backend_, {.x = x, .w = indexer.q_gate, .bias = {}, .out = q_gate});
   ops::linear(backend_, {.x = x, .w = indexer.k, .bias = {}, .out = k});
   ops::indexer_input(backend_, {q_gate, k, indexer.q_norm.view(), indexer.k_norm.view(), indexer.k_bias.view(), 1e-6F,
-                                take(work_.index_cos, n), take(work_.index_sin, n), input.slots, take(work_.index_q, n),
+                                take(work_.index_cos, n), take(work_.index_sin, n), step_.slots, take(work_.index_q, n),
                                 take(work_.index_gate, n), cache.plane(kIndexPlane, index)});
 }
 
-void Decoder::select(int index, const StepInput& input, KvCache& cache) {
-  const auto n = static_cast<int64_t>(input.tokens.size());
+void Decoder::select(int index, KvCache& cache) {
+  const int64_t n = step_.n;
   const View chosen = take(work_.chosen, n);
   ops::SparseSelect op{.q = take(work_.index_q, n),
                        .gate = take(work_.index_gate, n),
                        .keys = cache.plane(kIndexPlane, index),
-                       .sequences = sparse_rows_,
+                       .sequences = step_.sparse,
                        .chosen = chosen};
   Tensor scores;
   if (probe_) {
     size_t pages = 0;
-    for (const ops::SequenceRows& sequence : input.sequences) pages = std::max(pages, sequence.pages.size());
-    scores = Tensor(DType::f32, {n, static_cast<int64_t>(pages) * ops::kPageTokens});
-    op.sequences = input.sequences;
+    for (const ops::SequenceRows& sequence : step_.all) pages = std::max(pages, sequence.pages.size());
+    scores = backend_.tensor(DType::f32, {n, static_cast<int64_t>(pages) * ops::kPageTokens});
+    op.sequences = step_.all;
     op.scores = scores.view();
   }
   ops::sparse_select(backend_, op);
@@ -334,29 +375,15 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   probe("router_experts", index, experts);
   probe("router_weights", index, weights);
 
-  // Sort the (token, choice) pairs by expert, tokens in order: a counting sort.
   const int64_t pairs = n * moe.experts_per_token;
-  const auto* chosen = experts.as<int32_t>();
-  std::fill(group_offsets_.begin(), group_offsets_.end(), 0);
-  for (int64_t i = 0; i < pairs; ++i) ++group_offsets_[static_cast<size_t>(chosen[i]) + 1];
-  std::partial_sum(group_offsets_.begin(), group_offsets_.end(), group_offsets_.begin());
-  for (int64_t i = 0; i < pairs; ++i) {
-    int32_t& next = group_offsets_[static_cast<size_t>(chosen[i])];
-    group_rows_[static_cast<size_t>(next)] = static_cast<int32_t>(i / moe.experts_per_token);
-    places.as<int32_t>()[i] = next++;
-  }
-  // Each offset now stands at its group's end, which is the next group's start.
-  std::rotate(group_offsets_.begin(), group_offsets_.end() - 1, group_offsets_.end());
-  group_offsets_[0] = 0;
-
+  const View token_rows = take(work_.group_rows, pairs);
+  const View offsets = work_.group_offsets.view();
+  ops::moe_group(backend_, {experts, token_rows, offsets, places});
   const View inner = take(work_.expert_inner, pairs);
   const View out = take(work_.expert_out, pairs);
-  const auto token_rows = std::span<const int32_t>(group_rows_).first(static_cast<size_t>(pairs));
   ops::grouped_linear(backend_,
-                      {normed, layer.expert_gate_up, token_rows, group_offsets_, ops::Activation::silu_mul, inner});
-  // The second product reads the first one's rows one to one.
-  std::iota(group_rows_.begin(), group_rows_.begin() + pairs, 0);
-  ops::grouped_linear(backend_, {inner, layer.expert_down, token_rows, group_offsets_, ops::Activation::none, out});
+                      {normed, layer.expert_gate_up, token_rows, offsets, ops::Activation::silu_mul, inner});
+  ops::grouped_linear(backend_, {inner, layer.expert_down, {}, offsets, ops::Activation::none, out});
   ops::moe_combine(backend_, {out, places, weights, take(work_.hidden, n)});
 }
 

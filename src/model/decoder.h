@@ -48,23 +48,36 @@ class Decoder {
     Tensor cos, sin;     // [n, d / 2] f32
     Tensor index_cos, index_sin, index_q_gate, index_k, index_q, index_gate;
     Tensor chosen;  // [n, topk] i32
-    Tensor router_logits, experts, expert_weights, places;
+    Tensor router_logits, experts, expert_weights;
+    Tensor group_rows, group_offsets, places;
     Tensor expert_inner, expert_out;
     Tensor selected;  // [s, c]: the rows whose logits are wanted
     Tensor selected_hidden;
   };
 
+  /// A step's numbers where the ops can read them.
+  struct Step {
+    int64_t n = 0;
+    ops::Indices tokens, slots, logits_rows, logits_order;
+    std::array<ops::Indices, 3> positions;
+    ops::Sequences all, dense, sparse;
+    std::vector<std::pair<ops::Indices, ops::Indices>> vision;  // from, rows
+  };
+
+  void upload(const StepInput& input);
+  uint64_t replay_key(const StepInput& input, const KvCache& cache, const View& logits) const;
+  void layers(const StepInput& input, KvCache& cache, View logits);
   void embed(const StepInput& input);
-  void prepare_positions(const StepInput& input);
-  void attention(int index, const StepInput& input, KvCache& cache);
-  void index_tokens(int index, const StepInput& input, KvCache& cache);
-  void select(int index, const StepInput& input, KvCache& cache);
+  void prepare_positions();
+  void attention(int index, KvCache& cache);
+  void index_tokens(int index, KvCache& cache);
+  void select(int index, KvCache& cache);
   void feed_forward(int index, int64_t n);
   void mixture(const Layer& layer, int index, int64_t n);
   void split_rows(const StepInput& input);
   View take(Tensor& tensor, int64_t n) { return rows(tensor.view(), 0, n); }
   void probe(std::string_view name, int layer, ConstView value) {
-    if (probe_) probe_(name, layer, value);
+    if (probe_) probe_on_host(backend_, probe_, name, layer, value);
   }
 
   TextConfig config_;  // without an indexer where sparse attention is off
@@ -77,12 +90,13 @@ class Decoder {
   Tensor final_norm_;
   ops::PackedMatrix head_;
   Workspace work_;
-  std::vector<float> inv_freq_, index_inv_freq_;
+  Step step_;
+  Tensor inv_freq_, index_inv_freq_;  // [p] f32
   std::array<int, 3> sections_{}, index_sections_{};
   IndexerArithmetic indexer_arithmetic_ = IndexerArithmetic::exact;
   // The step's rows that attend to all earlier tokens, and those that have more of them than top-k.
   std::vector<ops::SequenceRows> dense_rows_, sparse_rows_;
-  std::vector<int32_t> group_rows_, group_offsets_;
+  std::vector<int32_t> logits_order_;  // 0, 1, ...
   Probe probe_;
 };
 

@@ -28,7 +28,7 @@ Layout layout_of(const ModelConfig& config, const Checkpoint& checkpoint) {
 class KeyeModel final : public Model {
  public:
   KeyeModel(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options)
-      : config_(config), options_(options), decoder_(config.text, backend, options) {
+      : config_(config), options_(options), backend_(backend), decoder_(config.text, backend, options) {
     if (config.vision) vision_.emplace(*config.vision, config.text.hidden, backend, options.dtype);
   }
 
@@ -43,6 +43,7 @@ class KeyeModel final : public Model {
 
   const ModelConfig& config() const override { return config_; }
   const KvSpec& kv_spec() const override { return decoder_.kv_spec(); }
+  ops::Backend& backend() override { return backend_; }
   int step_tokens_max() const override { return options_.step_tokens_max; }
   int step_logits_max() const override { return options_.step_logits_max; }
 
@@ -60,8 +61,9 @@ class KeyeModel final : public Model {
  private:
   ModelConfig config_;
   ModelOptions options_;
+  ops::Backend& backend_;
   std::shared_ptr<const Checkpoint> checkpoint_;  // owns the mapped tables
-  std::vector<Tensor> storage_;                   // owns random tables
+  std::vector<Tensor> storage_;                   // owns tables that are not mapped
   Decoder decoder_;
   std::optional<VisionEncoder> vision_;
 };
@@ -103,13 +105,21 @@ Result<void> check_options(const ModelConfig& config, const ModelOptions& option
 
 }  // namespace
 
+void probe_on_host(ops::Backend& backend, const Probe& probe, std::string_view name, int layer,
+                   const ConstView& value) {
+  if (backend.on_host()) return probe(name, layer, value);
+  Tensor copy(value.dtype, value.shape);
+  backend.read(value, copy.view().data);
+  probe(name, layer, copy.view());
+}
+
 Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared_ptr<const Checkpoint> checkpoint,
                                           ops::Backend& backend, const ModelOptions& options,
                                           const LoadProgress& progress) {
   KEYE_TRY_VOID(check_options(config, options));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   const WeightList list = model->list_weights(layout_of(config, *checkpoint));
-  KEYE_TRY_VOID(checkpoint->load(list, backend, options.dtype, progress));
+  KEYE_TRY_VOID(checkpoint->load(list, backend, options.dtype, progress, model->storage()));
   model->keep(std::move(checkpoint));
   return std::unique_ptr<Model>(std::move(model));
 }
@@ -118,7 +128,7 @@ Result<std::unique_ptr<Model>> random_model(const ModelConfig& config, ops::Back
                                             const ModelOptions& options, uint64_t seed) {
   KEYE_TRY_VOID(check_options(config, options));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
-  fill_random(model->list_weights({}), options.dtype, seed, model->storage());
+  fill_random(model->list_weights({}), backend, options.dtype, seed, model->storage());
   return std::unique_ptr<Model>(std::move(model));
 }
 

@@ -1,18 +1,19 @@
 #include "model/kv_cache.h"
 
-#include <cstring>
-
 namespace keye::model {
+
 size_t KvSpec::bytes_per_token() const {
   size_t sum = 0;
   for (const PlaneSpec& plane : planes) sum += plane.plane(nullptr).page_bytes() / ops::kPageTokens;
   return sum * static_cast<size_t>(layers);
 }
 
-KvCache::KvCache(const KvSpec& spec, int pages) : spec_(spec), pages_(pages) {
+KvCache::KvCache(const KvSpec& spec, int pages, ops::Backend& backend)
+    : spec_(spec), backend_(backend), pages_(pages) {
   for (const PlaneSpec& plane : spec_.planes) {
     planes_.emplace_back(plane.plane(nullptr).page_bytes() * static_cast<size_t>(pages) *
-                         static_cast<size_t>(spec_.layers));
+                             static_cast<size_t>(spec_.layers),
+                         backend_.memory());
   }
 }
 
@@ -27,7 +28,7 @@ void KvCache::copy_page(int32_t from, int32_t to) {
   for (int index = 0; index < static_cast<int>(spec_.planes.size()); ++index) {
     for (int layer = 0; layer < spec_.layers; ++layer) {
       const ops::KvPlane at_layer = plane(index, layer);
-      std::memcpy(at_layer.block(to, 0), at_layer.block(from, 0), at_layer.page_bytes());
+      backend_.copy(at_layer.block(to, 0), at_layer.block(from, 0), at_layer.page_bytes());
     }
   }
 }

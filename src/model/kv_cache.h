@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ops/backend.h"
 #include "ops/paged_kv.h"
 #include "tensor/tensor.h"
 
@@ -32,7 +33,8 @@ struct KvSpec {
 /// Memory for `pages` pages of every plane and layer. It becomes resident as pages are first written.
 class KvCache {
  public:
-  KvCache(const KvSpec& spec, int pages);
+  /// The backend must outlive the cache.
+  KvCache(const KvSpec& spec, int pages, ops::Backend& backend);
 
   /// The plane with this index in spec.planes, at one layer.
   ops::KvPlane plane(int index, int layer) const;
@@ -42,6 +44,7 @@ class KvCache {
 
  private:
   KvSpec spec_;
+  ops::Backend& backend_;
   int pages_;
   std::vector<Buffer> planes_;  // one for each plane: [layers][pages][page bytes]
 };

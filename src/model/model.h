@@ -27,7 +27,7 @@ struct VisionGrid {
 
 /// Rows of the step whose embedding is a vision feature instead of a token's: row rows[i] takes features[from[i]].
 struct VisionRows {
-  ConstView features;  // [m, hidden] f32
+  ConstView features;  // [m, hidden] f32, in the backend's memory
   std::span<const int32_t> from;
   std::span<const int32_t> rows;
 };
@@ -45,6 +45,8 @@ struct StepInput {
 /// Intermediate values for tests against goldens: called with a name ("hidden", "indexer_scores", "router_logits",
 /// ...), the layer and the value. A step runs slower with one.
 using Probe = std::function<void(std::string_view name, int layer, ConstView value)>;
+/// Calls the probe with a value that may lie in the backend's memory.
+void probe_on_host(ops::Backend& backend, const Probe& probe, std::string_view name, int layer, const ConstView& value);
 
 class Model {
  public:
@@ -52,13 +54,14 @@ class Model {
 
   virtual const ModelConfig& config() const = 0;
   virtual const KvSpec& kv_spec() const = 0;
+  virtual ops::Backend& backend() = 0;
   /// The most tokens that one step takes.
   virtual int step_tokens_max() const = 0;
   /// The most rows of logits that one step gives.
   virtual int step_logits_max() const = 0;
 
-  /// Begins to encode: pixels [patches, 3 p p] f32 of the grids one after another; out [sum of merged tokens, hidden]
-  /// f32. Both must live until advance_vision says that it is done, or another begin_vision takes its place.
+  /// Begins to encode: pixels [patches, 3 p p] f32 of the grids one after another, in the host's memory; out [sum of
+  /// merged tokens, hidden] f32 in the backend's. Both must live until advance_vision says that it is done, or another begin_vision takes its place.
   virtual void begin_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) = 0;
   /// A slice of that work, so that steps of the decoder can run between two of them. True: `out` is complete.
   virtual bool advance_vision() = 0;
@@ -68,7 +71,7 @@ class Model {
     while (!advance_vision()) {
     }
   }
-  /// logits [s, vocab] f32.
+  /// logits [s, vocab] f32, in the backend's memory.
   virtual void forward(const StepInput& input, KvCache& cache, View logits) = 0;
 
   virtual void set_probe(Probe probe) = 0;

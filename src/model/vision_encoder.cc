@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace keye::model {
 namespace {
@@ -19,12 +18,15 @@ VisionEncoder::VisionEncoder(const VisionConfig& config, int text_hidden, ops::B
     : config_(config), text_hidden_(text_hidden), backend_(backend), dtype_(dtype) {
   // Half of a head's pairs turn with the row, half with the column; each axis has its own run of frequencies.
   const int axis_dim = config_.head_dim() / 2;
+  std::vector<float> inv_freq;
   for (int axis = 0; axis < 2; ++axis) {
     for (int i = 0; i < axis_dim; i += 2) {
-      inv_freq_.push_back(1.0F / std::pow(static_cast<float>(config_.rope_theta),
-                                          static_cast<float>(i) / static_cast<float>(axis_dim)));
+      inv_freq.push_back(1.0F / std::pow(static_cast<float>(config_.rope_theta),
+                                         static_cast<float>(i) / static_cast<float>(axis_dim)));
     }
   }
+  inv_freq_ = backend.tensor(DType::f32, {static_cast<int64_t>(inv_freq.size())});
+  backend.write(inv_freq_.view(), inv_freq.data());
 }
 
 void VisionEncoder::list_weights(WeightList& list, bool norm_before_merge) {
@@ -77,10 +79,10 @@ void VisionEncoder::list_weights(WeightList& list, bool norm_before_merge) {
 void VisionEncoder::stack_biases() {
   const auto c = static_cast<size_t>(config_.hidden);
   for (Layer& layer : layers_) {
-    layer.qkv.bias = Tensor(DType::f32, {3 * config_.hidden});
+    layer.qkv.bias = backend_.tensor(DType::f32, {3 * config_.hidden});
     float* to = layer.qkv.bias.as<float>();
     for (const Tensor* from : {&layer.q_bias, &layer.k_bias, &layer.v_bias}) {
-      std::memcpy(to, from->as<float>(), c * sizeof(float));
+      backend_.copy(to, from->as<float>(), c * sizeof(float));
       to += c;
     }
   }
@@ -115,6 +117,7 @@ bool VisionEncoder::next_pass() {
 
 bool VisionEncoder::advance() {
   KEYE_CHECK(job_.patches > 0, "no vision work was begun");
+  backend_.begin_step();
   if (job_.half_layers == 0) embed();
   const Layer& layer = layers_[job_.half_layers / 2];
   if (job_.half_layers % 2 == 0) {
@@ -122,7 +125,7 @@ bool VisionEncoder::advance() {
   } else {
     feed_forward(layer);
     if (probe_) {
-      probe_("vision_hidden", static_cast<int>(job_.half_layers / 2) + 1, rows(work_.hidden.view(), 0, job_.patches));
+      probe_on_host(backend_, probe_, "vision_hidden", static_cast<int>(job_.half_layers / 2) + 1, rows(work_.hidden.view(), 0, job_.patches));
     }
   }
   if (++job_.half_layers < 2 * layers_.size()) return false;
@@ -136,26 +139,32 @@ void VisionEncoder::reserve(int64_t patches) {
   const int64_t m2 = int64_t{config_.merge} * config_.merge;
   work_ = Workspace{};
   work_.patches = patches;
-  work_.hidden = Tensor(DType::f32, {patches, c});
-  work_.pixels = Tensor(dtype_, {patches, int64_t{config_.channels} * config_.patch * config_.patch});
-  work_.normed = Tensor(dtype_, {patches, c});
-  work_.qkv = Tensor(dtype_, {patches, 3, config_.heads, config_.head_dim()});
-  work_.mixed = Tensor(dtype_, {patches, c});
-  work_.inner = Tensor(dtype_, {std::min(patches, kRowsPerPass), config_.intermediate});
-  work_.cos = Tensor(DType::f32, {patches, config_.head_dim() / 2});
-  work_.sin = Tensor(DType::f32, {patches, config_.head_dim() / 2});
-  work_.final_hidden = Tensor(DType::f32, {patches, c});
-  work_.merged = Tensor(DType::f32, {patches / m2, m2 * c});
-  work_.merged_normed = Tensor(dtype_, {patches / m2, m2 * c});
-  work_.projected = Tensor(dtype_, {patches / m2, m2 * c});
+  work_.hidden = backend_.tensor(DType::f32, {patches, c});
+  work_.pixels = backend_.tensor(dtype_, {patches, int64_t{config_.channels} * config_.patch * config_.patch});
+  if (!backend_.on_host()) work_.uploaded_pixels = backend_.tensor(DType::f32, work_.pixels.shape());
+  work_.normed = backend_.tensor(dtype_, {patches, c});
+  work_.qkv = backend_.tensor(dtype_, {patches, 3, config_.heads, config_.head_dim()});
+  work_.mixed = backend_.tensor(dtype_, {patches, c});
+  work_.inner = backend_.tensor(dtype_, {std::min(patches, kRowsPerPass), config_.intermediate});
+  work_.cos = backend_.tensor(DType::f32, {patches, config_.head_dim() / 2});
+  work_.sin = backend_.tensor(DType::f32, {patches, config_.head_dim() / 2});
+  work_.final_hidden = backend_.tensor(DType::f32, {patches, c});
+  work_.merged = backend_.tensor(DType::f32, {patches / m2, m2 * c});
+  work_.merged_normed = backend_.tensor(dtype_, {patches / m2, m2 * c});
+  work_.projected = backend_.tensor(dtype_, {patches / m2, m2 * c});
 }
 
 void VisionEncoder::embed() {
   const int64_t p = job_.patches;
   reserve(p);
-  const ConstView pixels = rows(job_.pixels, job_.first_patch, job_.first_patch + p);
+  ConstView pixels = rows(job_.pixels, job_.first_patch, job_.first_patch + p);
   const View hidden = rows(work_.hidden.view(), 0, p);
   const View input = rows(work_.pixels.view(), 0, p);
+  if (!backend_.on_host()) {
+    const View uploaded = rows(work_.uploaded_pixels.view(), 0, p);
+    backend_.write(uploaded, pixels.data);
+    pixels = uploaded;
+  }
   ops::convert(backend_, {reshape(pixels, input.shape), input});
   ops::linear(backend_,
               {.x = input, .w = patch_embedding_.weight, .bias = patch_embedding_.bias.view(), .out = hidden});
@@ -167,7 +176,7 @@ void VisionEncoder::embed() {
     job_.segments.push_back(static_cast<int32_t>(begin + grid.patches()));
   }
   prepare_positions(job_.pass_grids());
-  if (probe_) probe_("vision_hidden", 0, hidden);
+  if (probe_) probe_on_host(backend_, probe_, "vision_hidden", 0, hidden);
 }
 
 void VisionEncoder::prepare_positions(std::span<const VisionGrid> grids) {
@@ -182,9 +191,11 @@ void VisionEncoder::prepare_positions(std::span<const VisionGrid> grids) {
     }
   }
   const auto p = static_cast<int64_t>(patch_rows.size());
-  const int pairs = static_cast<int>(inv_freq_.size());
-  ops::rope_table(backend_, {{patch_rows, patch_cols, patch_cols},
-                             inv_freq_,
+  const int pairs = static_cast<int>(inv_freq_.shape()[0]);
+  const ops::Indices by_row = backend_.upload(patch_rows);
+  const ops::Indices by_col = backend_.upload(patch_cols);
+  ops::rope_table(backend_, {{by_row, by_col, by_col},
+                             inv_freq_.view(),
                              {pairs / 2, pairs / 2, 0},
                              rows(work_.cos.view(), 0, p),
                              rows(work_.sin.view(), 0, p)});
@@ -205,7 +216,7 @@ void VisionEncoder::attend(const Layer& layer) {
                          .w = layer.qkv.weight,
                          .bias = layer.qkv.bias.view(),
                          .out = reshape(qkv, {p, 3 * config_.hidden})});
-  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), job_.segments,
+  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), backend_.upload(job_.segments),
                                    config_.heads, 1.0F / std::sqrt(static_cast<float>(config_.head_dim())), mixed});
   ops::linear(backend_,
               {.x = mixed, .w = layer.out.weight, .bias = layer.out.bias.view(), .accumulate = true, .out = hidden});

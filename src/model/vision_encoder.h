@@ -35,6 +35,7 @@ class VisionEncoder {
   struct Workspace {
     int64_t patches = 0;
     Tensor hidden;        // [p, c] f32
+    Tensor uploaded_pixels;  // [p, 3 ps ps] f32, for a backend that does not share the host's memory
     Tensor pixels;        // [p, 3 ps ps]
     Tensor normed;        // [p, c]
     Tensor qkv;           // [p, 3, h, d]
@@ -85,7 +86,7 @@ class VisionEncoder {
   Product projector1_, projector2_;
   Workspace work_;
   Job job_;
-  std::vector<float> inv_freq_;  // rows' pairs, then columns' pairs
+  Tensor inv_freq_;  // [p] f32: rows' pairs, then columns' pairs
   Probe probe_;
 };
 

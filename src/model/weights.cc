@@ -66,30 +66,12 @@ void append_names(std::string& message, std::string_view title, const std::vecto
   if (lines.size() > kNamesShown) message += fmt::format("\n  ... and {} more", lines.size() - kNamesShown);
 }
 
-/// SplitMix64: enough for benchmark weights.
-struct Random {
-  uint64_t state;
-  uint64_t next() {
-    uint64_t z = (state += 0x9e3779b97f4a7c15ULL);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-    return z ^ (z >> 31);
-  }
-};
-
-/// Uniform in [-scale, scale], cheap enough to fill gigabytes: one generator step gives four values.
-void fill(DType dtype, void* data, size_t count, float scale, Random& random) {
-  uint64_t bits = 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (i % 4 == 0) bits = random.next();
-    const float value = (static_cast<float>(bits & 0xffff) / 32767.5F - 1.0F) * scale;
-    bits >>= 16;
-    if (dtype == DType::bf16) {
-      static_cast<BFloat16*>(data)[i] = BFloat16(value);
-    } else {
-      static_cast<float*>(data)[i] = value;
-    }
-  }
+/// A table where the backend's ops can read it: itself, or a copy in `storage`.
+ConstView upload_table(const ConstView& table, ops::Backend& backend, std::vector<Tensor>& storage) {
+  if (backend.on_host()) return table;
+  storage.push_back(backend.tensor(table.dtype, table.shape));
+  backend.write(storage.back().view(), table.data);
+  return std::as_const(storage.back()).view();
 }
 
 }  // namespace
@@ -193,8 +175,8 @@ Result<void> Checkpoint::check(const WeightList& list) const {
   return Error{ErrorCode::corrupt_data, "the weights do not fit config.json\n" + message, {}};
 }
 
-Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DType dtype,
-                              const LoadProgress& progress) const {
+Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress,
+                              std::vector<Tensor>& storage) const {
   KEYE_TRY_VOID(check(list));
   size_t total = 0;
   size_t done = 0;
@@ -208,13 +190,15 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
   }
   for (const WeightList::Entry& entry : list.entries()) {
     if (entry.table != nullptr) {
-      *entry.table = tensors_.find(entry.parts[0].name)->second.view;
+      *entry.table = upload_table(tensors_.find(entry.parts[0].name)->second.view, backend, storage);
       continue;
     }
     if (entry.vector != nullptr) {
       const ConstView& stored = tensors_.find(entry.parts[0].name)->second.view;
-      *entry.vector = Tensor(DType::f32, entry.parts[0].stored);
-      convert_to_float(stored.dtype, stored.data, entry.vector->as<float>(), static_cast<size_t>(stored.elements()));
+      std::vector<float> values(static_cast<size_t>(stored.elements()));
+      convert_to_float(stored.dtype, stored.data, values.data(), values.size());
+      *entry.vector = backend.tensor(DType::f32, entry.parts[0].stored);
+      backend.write(entry.vector->view(), values.data());
       done += stored.bytes();
       continue;
     }
@@ -240,31 +224,29 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
   return {};
 }
 
-void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector<Tensor>& storage) {
-  Random random{seed};
+void fill_random(const WeightList& list, ops::Backend& backend, DType dtype, uint64_t seed,
+                 std::vector<Tensor>& storage) {
   for (const WeightList::Entry& entry : list.entries()) {
     const MatrixPart& first = entry.parts[0];
+    ++seed;
     if (entry.vector != nullptr) {
-      *entry.vector = Tensor(DType::f32, first.stored);
-      std::fill_n(entry.vector->as<float>(), static_cast<size_t>(first.stored.elements()), 1.0F);
-      continue;
-    }
-    if (entry.table != nullptr) {
+      const std::vector<float> ones(static_cast<size_t>(first.stored.elements()), 1.0F);
+      *entry.vector = backend.tensor(DType::f32, first.stored);
+      backend.write(entry.vector->view(), ones.data());
+    } else if (entry.table != nullptr) {
       storage.emplace_back(dtype, first.stored);
-      fill(dtype, storage.back().view().data, static_cast<size_t>(first.stored.elements()), 0.05F, random);
-      *entry.table = std::as_const(storage.back()).view();
-      continue;
+      ops::fill_random(dtype, storage.back().view().data, first.stored.elements(), 0.05F, seed);
+      *entry.table = upload_table(std::as_const(storage.back()).view(), backend, storage);
+    } else {
+      int64_t outputs = 0;
+      for (const MatrixPart& part : entry.parts) outputs += part.rows;
+      *entry.matrix = backend.random_matrix({.outputs = outputs,
+                                             .inputs = first.cols,
+                                             .gated = entry.gated,
+                                             .dtype = entry.always_f32 ? DType::f32 : dtype,
+                                             .scale = 1.7F / std::sqrt(static_cast<float>(first.cols)),
+                                             .seed = seed});
     }
-    // Packed bytes have no structure that random values could break: fill them directly.
-    ops::PackedMatrix& matrix = *entry.matrix;
-    matrix.dtype = entry.always_f32 ? DType::f32 : dtype;
-    matrix.gated = entry.gated;
-    matrix.inputs = first.cols;
-    matrix.outputs = 0;
-    for (const MatrixPart& part : entry.parts) matrix.outputs += part.rows;
-    matrix.data = Buffer(static_cast<size_t>(matrix.panels()) * matrix.panel_bytes());
-    fill(matrix.dtype, matrix.data.data(), matrix.data.size() / dtype_bytes(matrix.dtype),
-         1.7F / std::sqrt(static_cast<float>(first.cols)), random);
   }
 }
 

@@ -85,9 +85,11 @@ class Checkpoint {
   const std::map<std::string, Stored, std::less<>>& tensors() const { return tensors_; }
   size_t bytes() const;
 
-  /// Fills the list's destinations; matrices in `dtype` (bf16 or f32). Reports all missing, misshaped and unexpected
+  /// Fills the list's destinations; matrices in `dtype` (bf16 or f32). Tables are left in the mapped file, or copied to
+  /// `storage` for a backend that does not share the host's memory. Reports all missing, misshaped and unexpected
   /// tensors together, by name, with expected and found shape. Errors: corrupt_data, unsupported.
-  Result<void> load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress) const;
+  Result<void> load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress,
+                    std::vector<Tensor>& storage) const;
   /// The check that `load` begins with, alone.
   Result<void> check(const WeightList& list) const;
 
@@ -98,6 +100,7 @@ class Checkpoint {
 
 /// Fills the list with pseudo-random weights of the scale that keeps activations finite: for benchmarks of named
 /// shapes. Tables are stored in `storage`, which must outlive their use.
-void fill_random(const WeightList& list, DType dtype, uint64_t seed, std::vector<Tensor>& storage);
+void fill_random(const WeightList& list, ops::Backend& backend, DType dtype, uint64_t seed,
+                 std::vector<Tensor>& storage);
 
 }  // namespace keye::model

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
+#include "ops/indices.h"
 #include "ops/paged_kv.h"
 #include "tensor/view.h"
 
@@ -27,7 +27,7 @@ struct AttentionInput {
   float eps;
   ConstView cos;
   ConstView sin;
-  std::span<const int32_t> slots;
+  Indices slots;
   View q;
   KvPlane k;
   KvPlane v;
@@ -46,7 +46,7 @@ struct PagedAttention {
   ConstView q;
   KvPlane k;
   KvPlane v;
-  std::span<const SequenceRows> sequences;
+  Sequences sequences;
   float scale;
   ConstView chosen = {};
   View out;
@@ -61,7 +61,7 @@ struct VisionAttention {
   ConstView qkv;
   ConstView cos;
   ConstView sin;
-  std::span<const int32_t> segments;
+  Indices segments;
   int heads;
   float scale;
   View out;

@@ -32,7 +32,29 @@ class Backend {
   /// [0, workers()), on whatever threads the backend has.
   virtual void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) = 0;
   virtual int workers() const = 0;
+
+  /// Where all that ops read and write must lie, host's numbers excepted.
+  virtual Memory& memory() { return host_memory(); }
+  virtual bool on_host() { return true; }
+  Tensor tensor(DType dtype, Shape shape) { return Tensor(dtype, shape, memory()); }
+  /// Between the host's memory and the backend's; done when they return.
+  virtual void write(const View& to, const void* from);
+  virtual void read(const ConstView& from, void* to);
+  virtual void copy(void* to, const void* from, size_t bytes);
+  /// Whether keys and values must be kept in the layout `rows`.
+  virtual bool wants_rows() { return false; }
+
+  /// Begins a step: what was uploaded for the one before is gone.
+  virtual void begin_step() {}
+  virtual Indices upload(std::span<const int32_t> numbers) { return numbers; }
+  virtual Sequences upload(std::span<const SequenceRows> sequences) { return sequences; }
+  /// Does what `body` does, which calls ops and nothing else. Under the same key those are the same ops with the same
+  /// views, whatever the uploaded numbers are: a device may record and replay them. Key 0: not again.
+  virtual void run_step(uint64_t key, const std::function<void()>& body);
+
   virtual PackedMatrix do_pack(const PackMatrix& source) = 0;
+  /// A matrix of pseudo-random values in [-scale, scale], for benchmarks.
+  virtual PackedMatrix random_matrix(const RandomMatrix& matrix) = 0;
 
   virtual void do_embed(const Embed& op) = 0;
   virtual void do_copy_rows(const CopyRows& op) = 0;
@@ -47,6 +69,7 @@ class Backend {
   virtual void do_indexer_input(const IndexerInput& op) = 0;
   virtual void do_sparse_select(const SparseSelect& op) = 0;
   virtual void do_moe_route(const MoeRoute& op) = 0;
+  virtual void do_moe_group(const MoeGroup& op) = 0;
   virtual void do_moe_combine(const MoeCombine& op) = 0;
   virtual void do_vision_attention(const VisionAttention& op) = 0;
   virtual void do_add_position_grid(const AddPositionGrid& op) = 0;
@@ -58,6 +81,16 @@ PackedMatrix pack(Backend& backend, const PackMatrix& source);
 
 /// The plain loops: one thread, no intrinsics.
 std::unique_ptr<Backend> make_ref_backend();
+
+struct CudaOptions {
+  int device = 0;
+  int threads = 0;           // of the host, for its own work between ops; 0: one per processor
+  int graph_rows_max = 256;  // steps of so many tokens at most are recorded and replayed; 0: none
+};
+/// Errors: unsupported (a build without CUDA, no driver, no such device, a device that is too old).
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options);
+/// The same kernels on the CPU, for tests of what they compute. Not in the program.
+std::unique_ptr<Backend> make_emulated_cuda_backend(const CudaOptions& options);
 
 struct CpuOptions {
   int threads = 0;  // 0: one per processor that this process may use

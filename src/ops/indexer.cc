@@ -8,18 +8,19 @@
 namespace keye::ops {
 namespace {
 
-void check_keys(const KvPlane& keys, const ConstView& q) {
+void check_keys(Backend& backend, const KvPlane& keys, const ConstView& q) {
   KEYE_CHECK(q.shape.rank() == 3, "q is {}, expected [n, H, D]", q.shape.to_string());
   check_view("q", q, q.shape, {DType::f32, DType::bf16});
-  KEYE_CHECK(keys.heads == 1 && keys.dim == q.shape[2] && keys.dtype == q.dtype && keys.layout == PlaneLayout::keys,
-             "the plane has {} heads of {} {}, expected one of {} {} in keys layout", keys.heads, keys.dim,
-             dtype_name(keys.dtype), q.shape[2], dtype_name(q.dtype));
+  KEYE_CHECK(keys.heads == 1 && keys.dim == q.shape[2] && keys.dtype == q.dtype,
+             "the plane has {} heads of {} {}, expected one of {} {}", keys.heads, keys.dim, dtype_name(keys.dtype),
+             q.shape[2], dtype_name(q.dtype));
+  KEYE_CHECK(keys.layout == (backend.wants_rows() ? PlaneLayout::rows : PlaneLayout::keys), "keys: wrong layout");
 }
 
 }  // namespace
 
 void indexer_input(Backend& backend, const IndexerInput& op) {
-  check_keys(op.keys, op.q);
+  check_keys(backend, op.keys, op.q);
   const int64_t n = op.q.shape[0];
   const int64_t heads = op.q.shape[1];
   const int64_t dim = op.q.shape[2];
@@ -39,7 +40,7 @@ void indexer_input(Backend& backend, const IndexerInput& op) {
 }
 
 void sparse_select(Backend& backend, const SparseSelect& op) {
-  check_keys(op.keys, op.q);
+  check_keys(backend, op.keys, op.q);
   const int64_t n = op.q.shape[0];
   check_view("gate", op.gate, {n, op.q.shape[1]}, {DType::f32});
   KEYE_CHECK(op.chosen.shape.rank() == 2 && op.chosen.shape[1] > 0, "chosen is {}", op.chosen.shape.to_string());

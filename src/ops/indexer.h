@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
+#include "ops/indices.h"
 #include "ops/paged_kv.h"
 #include "tensor/view.h"
 
@@ -16,7 +16,8 @@ class Backend;
 ///   q_gate  [n, H D + H] f32: queries head by head, then one gate per head     k_in  [n, D] f32
 ///   q_norm, k_norm, k_bias  [D] f32       cos, sin  [n, D / 2] f32       slots  [n] as in AttentionInput
 ///   q       [n, H, D] f32 or bf16         gate  [n, H] f32, multiplied by D^-0.5
-///   keys    one head of D, q's dtype, keys layout          D is a power of two
+///   keys    one head of D, q's dtype, keys layout (rows if the backend wants_rows())
+///   D is a power of two
 /// In f32 that is all. In bf16 it is the published arithmetic: queries and keys are rounded to bf16 after each step
 /// (the rotation rounds every product), and then to e4m3 with a power-of-two scale for each of them. Those numbers have
 /// 4 bits, so they are bf16 numbers, too, and products of two of them are exact.
@@ -29,7 +30,7 @@ struct IndexerInput {
   float eps;
   ConstView cos;
   ConstView sin;
-  std::span<const int32_t> slots;
+  Indices slots;
   View q;
   View gate;
   KvPlane keys;
@@ -47,7 +48,7 @@ struct SparseSelect {
   ConstView q;
   ConstView gate;
   KvPlane keys;
-  std::span<const SequenceRows> sequences;
+  Sequences sequences;
   View chosen;
   View scores = {};
 };

@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 
 #include "ops/backend.h"
+#include "ops/check_view.h"
 
 namespace keye::ops {
 namespace {
@@ -10,7 +11,7 @@ bool is_element(DType dtype) { return dtype == DType::f32 || dtype == DType::bf1
 void check_matrix(const PackedMatrix& w) {
   KEYE_CHECK(is_element(w.dtype), "weights are {}", dtype_name(w.dtype));
   KEYE_CHECK(w.outputs > 0 && w.inputs > 0 && !w.empty(), "weights are [{}, {}]", w.outputs, w.inputs);
-  KEYE_CHECK(w.data.size() >= static_cast<size_t>(w.panels()) * w.panel_bytes(), "weights hold {} bytes",
+  KEYE_CHECK(w.data.size() >= static_cast<size_t>(w.outputs * w.inputs) * dtype_bytes(w.dtype), "weights hold {} bytes",
              w.data.size());
 }
 
@@ -23,6 +24,21 @@ void check_product(const ConstView& x, const PackedMatrix& w, Activation activat
   const int64_t columns = w.gated ? w.outputs / 2 : w.outputs;
   KEYE_CHECK(out.shape == Shape({n, columns}), "out is {}, expected [{}, {}]", out.shape.to_string(), n, columns);
   KEYE_CHECK(is_element(out.dtype), "out is {}", dtype_name(out.dtype));
+}
+
+/// The numbers themselves, where the host can read them.
+void check_groups(const GroupedLinear& op, int64_t places) {
+  const auto* offsets = op.offsets.as<int32_t>();
+  KEYE_CHECK(offsets[0] == 0 && offsets[op.w.size()] == places, "offsets end at {}, there are {} rows",
+             offsets[op.w.size()], places);
+  for (size_t e = 0; e < op.w.size(); ++e) {
+    KEYE_CHECK(offsets[e] <= offsets[e + 1], "offsets of group {} fall", e);
+  }
+  if (op.rows.empty()) return;
+  for (int64_t p = 0; p < places; ++p) {
+    const int32_t row = op.rows.as<int32_t>()[p];
+    KEYE_CHECK(0 <= row && row < op.x.shape[0], "row {} of {}", row, op.x.shape[0]);
+  }
 }
 
 }  // namespace
@@ -55,18 +71,18 @@ void linear(Backend& backend, const Linear& op) {
 }
 
 void grouped_linear(Backend& backend, const GroupedLinear& op) {
-  const auto places = static_cast<int64_t>(op.rows.size());
-  KEYE_CHECK(op.offsets.size() == op.w.size() + 1, "{} offsets for {} groups", op.offsets.size(), op.w.size());
-  KEYE_CHECK(op.offsets.front() == 0 && op.offsets.back() == places, "offsets end at {}, there are {} rows",
-             op.offsets.back(), places);
-  for (size_t e = 0; e < op.w.size(); ++e) {
-    KEYE_CHECK(op.offsets[e] <= op.offsets[e + 1], "offsets of group {} fall", e);
-    if (op.offsets[e] == op.offsets[e + 1]) continue;
-    const PackedMatrix& w = op.w[e];
-    check_product(op.x, w, op.activation, op.out, places);
-    KEYE_CHECK(w.outputs == op.w[0].outputs && w.gated == op.w[0].gated, "group {} has another shape", e);
+  const int64_t places = op.out.shape[0];
+  check_view("offsets", op.offsets, {static_cast<int64_t>(op.w.size()) + 1}, {DType::i32});
+  if (op.rows.empty()) {
+    KEYE_CHECK(op.x.shape[0] == places, "{} rows of x for {} of out", op.x.shape[0], places);
+  } else {
+    check_view("rows", op.rows, {places}, {DType::i32});
   }
-  for (const int32_t row : op.rows) KEYE_CHECK(0 <= row && row < op.x.shape[0], "row {} of {}", row, op.x.shape[0]);
+  for (const PackedMatrix& w : op.w) {
+    check_product(op.x, w, op.activation, op.out, places);
+    KEYE_CHECK(w.outputs == op.w[0].outputs && w.gated == op.w[0].gated, "the groups' matrices differ in shape");
+  }
+  if (backend.on_host()) check_groups(op, places);
   if (places > 0) backend.do_grouped_linear(op);
 }
 

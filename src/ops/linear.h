@@ -1,7 +1,6 @@
 // Matrix products with packed weights.
 #pragma once
 
-#include <cstdint>
 #include <span>
 
 #include "ops/activation.h"
@@ -30,14 +29,15 @@ void linear(Backend& backend, const Linear& op);
 /// One product per group of rows, each with its own matrix: row p of out, for offsets[e] <= p < offsets[e+1], is
 /// act(w[e] x[rows[p]]).
 ///   x        [n, inputs]         w        e matrices of one shape
-///   rows     [p] in [0, n)       offsets  [e + 1], offsets[0] == 0, offsets[e] == p
+///   rows     [p] i32 in [0, n), or empty: row p of x is row p of out
+///   offsets  [e + 1] i32, offsets[0] == 0, offsets[e] == p
 ///   out      [p, outputs] (silu_mul: outputs / 2), f32 or bf16
 /// A row's result does not depend on which other rows share its group.
 struct GroupedLinear {
   ConstView x;
   std::span<const PackedMatrix> w;
-  std::span<const int32_t> rows;
-  std::span<const int32_t> offsets;
+  ConstView rows;
+  ConstView offsets;
   Activation activation = Activation::none;
   View out;
 };

@@ -64,6 +64,10 @@ class Array {
   View view_;
 };
 
+ConstView view_of(const std::vector<int32_t>& numbers) {
+  return {numbers.data(), DType::i32, {static_cast<int64_t>(numbers.size())}};
+}
+
 std::unique_ptr<Backend> cpu(const std::string& isa, int threads) {
   Result<std::unique_ptr<Backend>> backend = make_cpu_backend({threads, isa});
   KEYE_CHECK(backend.has_value(), "{}", backend.error().to_string());
@@ -229,7 +233,7 @@ TEST_P(LinearTest, GroupedRowEqualsItsLinearProduct) {
         }
         const Array x(dtype, {n, inputs}, 11);
         const Array out(DType::f32, {static_cast<int64_t>(rows_at.size()), outputs});
-        grouped_linear(*backend, {x.view(), w, rows_at, offsets, activation, out.view()});
+        grouped_linear(*backend, {x.view(), w, view_of(rows_at), view_of(offsets), activation, out.view()});
         for (size_t e = 0; e < w.size(); ++e) {
           for (int64_t p = offsets[e]; p < offsets[e + 1]; ++p) {
             const int64_t t = rows_at[static_cast<size_t>(p)];
@@ -394,7 +398,7 @@ TEST(LinearDeathTest, RefusesWhatDoesNotFit) {
   EXPECT_DEATH(linear(*backend, {rows(x.view(), 0, 1), f32, {}, Activation::none, false, out.view()}), "out is");
   const std::vector<int32_t> rows_at = {2};
   const std::vector<int32_t> offsets = {0, 1};
-  EXPECT_DEATH(grouped_linear(*backend, {x.view(), std::span(&f32, 1), rows_at, offsets, Activation::none,
+  EXPECT_DEATH(grouped_linear(*backend, {x.view(), std::span(&f32, 1), view_of(rows_at), view_of(offsets), Activation::none,
                                          rows(out.view(), 0, 1)}),
                "row 2 of 2");
 }

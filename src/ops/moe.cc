@@ -17,6 +17,16 @@ void moe_route(Backend& backend, const MoeRoute& op) {
   backend.do_moe_route(op);
 }
 
+void moe_group(Backend& backend, const MoeGroup& op) {
+  KEYE_CHECK(op.experts.shape.rank() == 2 && op.offsets.shape.rank() == 1 && op.offsets.shape[0] > 1,
+             "experts is {}, offsets is {}", op.experts.shape.to_string(), op.offsets.shape.to_string());
+  check_view("experts", op.experts, op.experts.shape, {DType::i32});
+  check_view("rows", op.rows, {op.experts.elements()}, {DType::i32});
+  check_view("offsets", op.offsets, op.offsets.shape, {DType::i32});
+  check_view("places", op.places, op.experts.shape, {DType::i32});
+  backend.do_moe_group(op);
+}
+
 void moe_combine(Backend& backend, const MoeCombine& op) {
   KEYE_CHECK(op.y.shape.rank() == 2 && op.places.shape.rank() == 2, "y is {}, places is {}", op.y.shape.to_string(),
              op.places.shape.to_string());
@@ -24,6 +34,7 @@ void moe_combine(Backend& backend, const MoeCombine& op) {
   check_view("places", op.places, op.places.shape, {DType::i32});
   check_view("weights", op.weights, op.places.shape, {DType::f32});
   check_view("out", op.out, {op.places.shape[0], op.y.shape[1]}, {DType::f32});
+  if (!backend.on_host()) return backend.do_moe_combine(op);
   for (const int32_t place : std::span(op.places.as<int32_t>(), static_cast<size_t>(op.places.elements()))) {
     KEYE_CHECK(0 <= place && place < op.y.shape[0], "place {} of {}", place, op.y.shape[0]);
   }

@@ -21,6 +21,17 @@ struct MoeRoute {
 };
 void moe_route(Backend& backend, const MoeRoute& op);
 
+/// Sorts the (token, choice) pairs by expert, those of one expert by token: pair (t, j) becomes row places[t, j].
+///   experts  [n, k] i32 in [0, e)         rows     [n k] i32 out: each row's token
+///   offsets  [e + 1] i32 out: where each expert's rows begin     places  [n, k] i32 out
+struct MoeGroup {
+  ConstView experts;
+  View rows;
+  View offsets;
+  View places;
+};
+void moe_group(Backend& backend, const MoeGroup& op);
+
 /// out[t] += sum_j weights[t, j] y[places[t, j]], added in the order of j.
 ///   y  [p, c] f32     places  [n, k] i32     weights  [n, k] f32     out  [n, c] f32
 struct MoeCombine {

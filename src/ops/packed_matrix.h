@@ -47,4 +47,16 @@ struct PackMatrix {
   DType dtype = DType::bf16;  // bf16 or f32
 };
 
+/// Fills with pseudo-random values in [-scale, scale] (f32 or bf16), cheap enough for gigabytes.
+void fill_random(DType dtype, void* data, int64_t count, float scale, uint64_t seed);
+
+struct RandomMatrix {
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  bool gated = false;
+  DType dtype = DType::bf16;
+  float scale = 1;
+  uint64_t seed = 1;
+};
+
 }  // namespace keye::ops

@@ -2,8 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
-
+#include "ops/indices.h"
 #include "tensor/view.h"
 
 namespace keye::ops {
@@ -13,7 +12,7 @@ class Backend;
 /// out[t] = table[tokens[t]]:  table [v, c] f32, f16 or bf16;  tokens in [0, v);  out [n, c] f32.
 struct Embed {
   ConstView table;
-  std::span<const int32_t> tokens;
+  Indices tokens;
   View out;
 };
 void embed(Backend& backend, const Embed& op);
@@ -22,8 +21,8 @@ void embed(Backend& backend, const Embed& op);
 /// No row is named twice in `to`.
 struct CopyRows {
   ConstView x;
-  std::span<const int32_t> from;
-  std::span<const int32_t> to;
+  Indices from;
+  Indices to;
   View out;
 };
 void copy_rows(Backend& backend, const CopyRows& op);

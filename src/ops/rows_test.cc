@@ -123,7 +123,7 @@ TEST(Rope, ReferenceIsExactAtAnyPosition) {
     Tensor cos(DType::f32, golden["rope.cos"].shape);
     Tensor sin(DType::f32, golden["rope.sin"].shape);
     rope_table(*backend, {.positions = {axis(0), axis(1), axis(2)},
-                          .inv_freq = {golden["rope.inv_freq"].as<float>(), 64},
+                          .inv_freq = golden["rope.inv_freq"],
                           .sections = {16, 24, 24},
                           .cos = cos.view(),
                           .sin = sin.view()});
@@ -145,7 +145,7 @@ TEST(Rope, ARowDoesNotDependOnItsBatch) {
     cos = Tensor(DType::f32, {static_cast<int64_t>(count), 5});
     sin = Tensor(DType::f32, {static_cast<int64_t>(count), 5});
     rope_table(backend, {.positions = {axis(0), axis(1), axis(2)},
-                         .inv_freq = inv_freq,
+                         .inv_freq = {inv_freq, DType::f32, {5}},
                          .sections = {1, 2, 2},
                          .cos = cos.view(),
                          .sin = sin.view()});

@@ -9,7 +9,19 @@
 namespace keye {
 namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
-}
+
+class HostMemory final : public Memory {
+ public:
+  void* allocate(size_t bytes) override {
+    void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address == MAP_FAILED) return nullptr;
+    if (bytes >= 2 * kHugePage) ::madvise(address, bytes, MADV_HUGEPAGE);
+    return address;
+  }
+  void release(void* data, size_t bytes) override { ::munmap(data, bytes); }
+};
+
+}  // namespace
 
 std::string Shape::to_string() const {
   std::string text = "[";
@@ -47,29 +59,33 @@ View reshape(const View& view, Shape shape) {
   return {view.data, view.dtype, shape};
 }
 
-Buffer::Buffer(size_t bytes) : size_(bytes) {
+Memory& host_memory() {
+  static HostMemory memory;
+  return memory;
+}
+
+Buffer::Buffer(size_t bytes, Memory& memory) : memory_(&memory), size_(bytes) {
   if (bytes == 0) return;
-  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (address == MAP_FAILED) throw std::bad_alloc();
-  if (bytes >= 2 * kHugePage) ::madvise(address, bytes, MADV_HUGEPAGE);
-  data_ = address;
+  data_ = memory.allocate(bytes);
+  if (data_ == nullptr) throw std::bad_alloc();
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : memory_(other.memory_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   Buffer moved(std::move(other));
+  std::swap(memory_, moved.memory_);
   std::swap(data_, moved.data_);
   std::swap(size_, moved.size_);
   return *this;
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) ::munmap(data_, size_);
+  if (data_ != nullptr) memory_->release(data_, size_);
 }
 
-Tensor::Tensor(DType dtype, Shape shape)
-    : buffer_(static_cast<size_t>(shape.elements()) * dtype_bytes(dtype)), dtype_(dtype), shape_(shape) {}
+Tensor::Tensor(DType dtype, Shape shape, Memory& memory)
+    : buffer_(static_cast<size_t>(shape.elements()) * dtype_bytes(dtype), memory), dtype_(dtype), shape_(shape) {}
 
 }  // namespace keye

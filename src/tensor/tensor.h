@@ -7,12 +7,24 @@
 
 namespace keye {
 
-/// Page-aligned anonymous memory, zero at first, resident only where touched; large ones ask for huge pages. Move-only.
-/// Throws std::bad_alloc where the system has no address space left.
+/// Where buffers' bytes come from and go back to.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  /// Zeros, aligned to 256 bytes at least; null where no room is left.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* data, size_t bytes) = 0;
+};
+
+/// Page-aligned anonymous memory of the host, resident only where touched, huge pages for large ones: what buffers use that
+/// do not name another.
+Memory& host_memory();
+
+/// Bytes, zero at first. Move-only. Throws std::bad_alloc where the memory has no room left.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);
+  explicit Buffer(size_t bytes, Memory& memory = host_memory());
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -21,6 +33,7 @@ class Buffer {
   size_t size() const { return size_; }
 
  private:
+  Memory* memory_ = nullptr;
   void* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -29,7 +42,7 @@ class Buffer {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType dtype, Shape shape);
+  Tensor(DType dtype, Shape shape, Memory& memory = host_memory());
 
   View view() { return {buffer_.data(), dtype_, shape_}; }
   ConstView view() const { return {buffer_.data(), dtype_, shape_}; }

@@ -46,7 +46,7 @@ ModelRun::ModelRun(const engine::LoadedModel& loaded, const prompt::Prompt& prom
     : model_(*loaded.model),
       prompt_(prompt),
       pages_(static_cast<size_t>(pages_for(static_cast<size_t>(tokens_max)))),
-      cache_(model_.kv_spec(), static_cast<int>(pages_.size())),
+      cache_(model_.kv_spec(), static_cast<int>(pages_.size()), model_.backend()),
       runner_(model_, cache_) {
   std::iota(pages_.rbegin(), pages_.rend(), 0);  // backwards: order of pages must not matter
   model_.set_probe([this](std::string_view name, int layer, ConstView value) {
@@ -103,7 +103,7 @@ std::vector<std::vector<float>> run_batch(const engine::LoadedModel& loaded, con
     for (int page = 0; page < pages_for(longest); ++page)
       pages[i].push_back(static_cast<int32_t>(static_cast<size_t>(page) * count + i));
   }
-  model::KvCache cache(model.kv_spec(), pages_for(longest) * static_cast<int>(count));
+  model::KvCache cache(model.kv_spec(), pages_for(longest) * static_cast<int>(count), model.backend());
   engine::Runner runner(model, cache);
   std::vector<std::vector<float>> logits(count);
   std::vector<size_t> done(count, 0);

@@ -294,7 +294,10 @@ void CpuBackend::do_linear(const Linear& op) {
 
 void CpuBackend::do_grouped_linear(const GroupedLinear& op) {
   if (isa_ == Isa::scalar) return RefBackend::do_grouped_linear(op);
-  const Product product{op.x, op.rows, nullptr, op.activation, false, op.out};
+  std::span<const int32_t> rows;
+  if (!op.rows.empty()) rows = {op.rows.as<int32_t>(), static_cast<size_t>(op.rows.elements())};
+  const auto* offsets = op.offsets.as<int32_t>();
+  const Product product{op.x, rows, nullptr, op.activation, false, op.out};
   const CpuInfo cpu = cpu_info(isa_, pool_.size());
   const size_t packed_max = static_cast<size_t>(cpu.l3_bytes / 4);
   std::vector<Segment> segments;
@@ -312,8 +315,8 @@ void CpuBackend::do_grouped_linear(const GroupedLinear& op) {
     packed = 0;
   };
   for (size_t e = 0; e < op.w.size(); ++e) {
-    const int64_t end = op.offsets[e + 1];
-    for (int64_t begin = op.offsets[e]; begin < end;) {
+    const int64_t end = offsets[e + 1];
+    for (int64_t begin = offsets[e]; begin < end;) {
       Segment segment{&op.w[e], begin, end - begin, plan_linear(shape_of(op.w[e], end - begin), cpu)};
       segment.plan.parts = 1;
       segment.rows = std::min(segment.rows, segment.plan.block_rows);

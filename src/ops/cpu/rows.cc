@@ -67,7 +67,7 @@ void CpuBackend::do_convert(const Convert& op) {
 
 void CpuBackend::do_rope_table(const RopeTable& op) {
   // A sine costs about as much as streaming 64 bytes, and every pair needs two.
-  const auto pairs = static_cast<int64_t>(op.inv_freq.size());
+  const auto pairs = op.inv_freq.elements();
   for_each_range(pool_, static_cast<int64_t>(op.positions[0].size()), 128 * pairs,
                  [&](int64_t begin, int64_t end, int) {
                    RopeTable part = op;

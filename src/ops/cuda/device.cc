@@ -12,6 +12,17 @@ namespace {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
+class RecordedEvent final : public Event {
+ public:
+  RecordedEvent() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event"); }
+  ~RecordedEvent() override { cudaEventDestroy(event_); }
+  void record(Stream stream) override { check_cuda(cudaEventRecord(event_, native(stream)), "an event"); }
+  void wait() override { check_cuda(cudaEventSynchronize(event_), "a kernel"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 class RecordedGraph final : public Graph {
  public:
   explicit RecordedGraph(cudaGraphExec_t graph) : graph_(graph) {}
@@ -90,6 +101,12 @@ void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, native(stream)), "copy on the device");
 }
+void copy_2d_on_device(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t row_bytes, size_t rows,
+                       Stream stream) {
+  check_cuda(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDeviceToDevice, native(stream)),
+             "copy on the device");
+}
+std::unique_ptr<Event> make_event() { return std::make_unique<RecordedEvent>(); }
 void clear_on_device(void* data, size_t bytes, Stream stream) {
   check_cuda(cudaMemsetAsync(data, 0, bytes, native(stream)), "clearing");
 }

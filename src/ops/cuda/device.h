@@ -36,7 +36,20 @@ void pinned_free(void* data);
 void copy_to_device(void* to, const void* from, size_t bytes, Stream stream);
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);
 void copy_on_device(void* to, const void* from, size_t bytes, Stream stream);
+/// `rows` rows of row_bytes, so far apart.
+void copy_2d_on_device(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t row_bytes, size_t rows,
+                       Stream stream);
 void clear_on_device(void* data, size_t bytes, Stream stream);
+
+/// A point in a stream.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual void record(Stream stream) = 0;
+  /// Until the stream has come to where it was recorded last, if it ever was.
+  virtual void wait() = 0;
+};
+std::unique_ptr<Event> make_event();
 
 /// What was launched between two points, to be launched again at once. The emulator has none.
 class Graph {

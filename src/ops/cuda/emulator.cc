@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/gemm_wgmma.h"
 
 namespace keye::ops::cuda {
 namespace emulator {
@@ -195,8 +196,28 @@ void pinned_free(void* data) { std::free(data); }
 void copy_to_device(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
 void copy_to_host(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }
 void copy_on_device(void* to, const void* from, size_t bytes, Stream) { std::memmove(to, from, bytes); }
+void copy_2d_on_device(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t row_bytes, size_t rows,
+                       Stream) {
+  for (size_t row = 0; row < rows; ++row) {
+    std::memcpy(static_cast<std::byte*>(to) + row * to_pitch, static_cast<const std::byte*>(from) + row * from_pitch,
+                row_bytes);
+  }
+}
+std::unique_ptr<Event> make_event() {
+  class Passed final : public Event {
+    void record(Stream) override {}
+    void wait() override {}
+  };
+  return std::make_unique<Passed>();
+}
 void clear_on_device(void* data, size_t bytes, Stream) { std::memset(data, 0, bytes); }
 std::unique_ptr<Graph> record_graph(Stream, const std::function<void()>&) { return nullptr; }
+// A device of compute capability 8.0: Hopper's own instructions are not emulated.
+int encode_weight_map(void*, const void*, int64_t, int64_t) { return 0; }
+bool wgmma_supports(const WgmmaGemm&) { return false; }
+int wgmma_prepare() { return 0; }
+int wgmma_gemm(const WgmmaGemm&, void*, int) { return 1; }
+
 void check_cuda(int, const char*) {}
 void allow_shared_bytes(const void*, size_t) {}
 

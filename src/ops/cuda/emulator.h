@@ -179,6 +179,7 @@ template <class T>
 T atomicMin(T* p, T value) { const T old = *p; *p = std::min(old, value); return old; }
 template <class T>
 T atomicOr(T* p, T value) { const T old = *p; *p = old | value; return old; }
+using std::isnan;
 using std::max;
 using std::min;
 // NOLINTEND

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "ops/ref/ref_backend.h"
@@ -44,6 +45,27 @@ void RefBackend::do_moe_route(const MoeRoute& op) {
     }
     for (size_t j = 0; op.normalise && j < k; ++j) weights[j] /= sum;
   }
+}
+
+/// A counting sort.
+void RefBackend::do_moe_group(const MoeGroup& op) {
+  const int64_t k = op.experts.shape[1];
+  const std::span<const int32_t> experts(op.experts.as<int32_t>(), static_cast<size_t>(op.experts.elements()));
+  const std::span<int32_t> offsets(op.offsets.as<int32_t>(), static_cast<size_t>(op.offsets.elements()));
+  std::fill(offsets.begin(), offsets.end(), 0);
+  for (const int32_t expert : experts) {
+    KEYE_CHECK(0 <= expert && expert + 1 < op.offsets.elements(), "expert {}", expert);
+    ++offsets[static_cast<size_t>(expert) + 1];
+  }
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  for (size_t i = 0; i < experts.size(); ++i) {
+    int32_t& next = offsets[static_cast<size_t>(experts[i])];
+    op.rows.as<int32_t>()[next] = static_cast<int32_t>(static_cast<int64_t>(i) / k);
+    op.places.as<int32_t>()[i] = next++;
+  }
+  // Each offset now stands at its group's end, which is the next group's start.
+  std::rotate(offsets.begin(), offsets.end() - 1, offsets.end());
+  offsets[0] = 0;
 }
 
 void RefBackend::do_moe_combine(const MoeCombine& op) {

@@ -14,6 +14,7 @@ class RefBackend : public Backend {
   }
   int workers() const override { return 1; }
   PackedMatrix do_pack(const PackMatrix& source) override;        // ref/linear.cc
+  PackedMatrix random_matrix(const RandomMatrix& matrix) override;  // packed_matrix.cc
   void do_linear(const Linear& op) override;                      // ref/linear.cc
   void do_grouped_linear(const GroupedLinear& op) override;       // ref/linear.cc
   void do_embed(const Embed& op) override;                        // ref/rows.cc
@@ -28,6 +29,7 @@ class RefBackend : public Backend {
   void do_indexer_input(const IndexerInput& op) override;         // ref/indexer.cc
   void do_sparse_select(const SparseSelect& op) override;         // ref/indexer.cc
   void do_moe_route(const MoeRoute& op) override;                 // ref/moe.cc
+  void do_moe_group(const MoeGroup& op) override;                 // ref/moe.cc
   void do_moe_combine(const MoeCombine& op) override;             // ref/moe.cc
   void do_add_position_grid(const AddPositionGrid& op) override;  // ref/vision.cc
   void do_merge_patches(const MergePatches& op) override;         // ref/vision.cc

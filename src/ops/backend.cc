@@ -1,0 +1,12 @@
+#include "ops/backend.h"
+
+#include <cstring>
+
+namespace keye::ops {
+
+void Backend::write(const View& to, const void* from) { std::memcpy(to.data, from, to.bytes()); }
+void Backend::read(const ConstView& from, void* to) { std::memcpy(to, from.data, from.bytes()); }
+void Backend::copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+void Backend::run_step(uint64_t, const std::function<void()>& body) { body(); }
+
+}  // namespace keye::ops
