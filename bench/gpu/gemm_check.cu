@@ -24,7 +24,8 @@
 
 namespace {
 
-using keye::DType;
+/// Element types of tensors here.
+enum class DType : uint8_t { bf16, f32 };
 using keye::ops::Activation;
 using keye::ops::cuda::encode_weight_map;
 using keye::ops::cuda::kWeightMapBytes;
@@ -265,10 +266,10 @@ constexpr size_t kGuardBytes = 1 << 16;
 
 // Runs the op (all but its out given) and compares its first `rows` rows; what follows them must stay as it was.
 void check_result(WgmmaGemm op, const float* z, int64_t rows, Memory& out, const std::string& what) {
-  const bool f32 = op.out_dtype == DType::f32;
+  const bool f32 = op.out_f32;
   const bool gated = op.activation == Activation::silu_mul;
   const auto columns = static_cast<int>(op.outputs / (gated ? 2 : 1));
-  const size_t bytes = rows * columns * bytes_of(op.out_dtype);
+  const size_t bytes = rows * columns * bytes_of(op.out_f32 ? DType::f32 : DType::bf16);
   op.out = out.get();
   CUDA(cudaMemset(out.get(), 0xff, bytes + kGuardBytes));  // NaN in both types
   if (op.accumulate) fill(out.get(), DType::f32, rows * columns, 1.0F, kOldSeed);
@@ -309,7 +310,7 @@ void check_variants(WgmmaGemm op, const float* z, int64_t rows, const float* bia
       continue;
     }
     for (const Variant& v : kVariants) {
-      op.out_dtype = v.dtype;
+      op.out_f32 = v.dtype == DType::f32;
       op.bias = v.bias ? bias : nullptr;
       op.accumulate = v.accumulate;
       const int tile = turn++ % 7;
@@ -426,7 +427,7 @@ void check_rows_alone(int64_t inputs, int64_t outputs, Activation activation, DT
   op.outputs = outputs;
   op.w = w.matrix(0);
   op.activation = activation;
-  op.out_dtype = dtype;
+  op.out_f32 = dtype == DType::f32;
   op.out = want.get();
   op.tile = WgmmaTile::t128x256;
   CUDA(wgmma_gemm(op, nullptr, processors));
@@ -565,7 +566,7 @@ void compare_bits(Cublas& cublas, int64_t n, int64_t inputs, int64_t outputs) {
   op.outputs = outputs;
   op.w = w.matrix(0);
   op.out = ours.get();
-  op.out_dtype = DType::f32;
+  op.out_f32 = true;
   CUDA(wgmma_gemm(op, nullptr, processors));
   const auto report = [&](const char* name) {
     CUDA(cudaGetLastError());
@@ -654,7 +655,7 @@ void time_dense(Cublas& cublas, const Shape& s, bool every_tile) {
     op.outputs = s.outputs;
     op.activation = s.activation;
     op.accumulate = s.accumulate;
-    op.out_dtype = s.out;
+    op.out_f32 = s.out == DType::f32;
     op.tile = kTiles[tile];
     report_speed(what, tile == 0 ? "keye" : kTileNames[tile], operations, seconds_of([&](int i) {
                    op.x = xs[i % sets].get();

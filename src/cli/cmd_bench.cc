@@ -15,9 +15,9 @@ namespace keye::cli {
 namespace {
 
 /// Fewer layers, so that the weights fit the machine; 0 if all do.
-int layers_that_fit(const model::ModelConfig& config, DType dtype) {
+int layers_that_fit(const model::ModelConfig& config, DType dtype, ops::Backend& backend) {
   const double bytes = static_cast<double>(model::count_parameters(config)) * static_cast<double>(dtype_bytes(dtype));
-  const double room = 0.85 * static_cast<double>(memory_available_bytes());
+  const double room = 0.85 * static_cast<double>(backend.memory_available());
   if (bytes <= room) return 0;
   model::ModelConfig one = config;
   one.text.layers = 1;
@@ -53,7 +53,7 @@ OrderedJson to_json(const engine::BenchReport& report, const engine::BenchOption
   json["limits"] = {{"gb_per_s", report.limits.read_bytes_per_s / 1e9}, {"flops", report.limits.peak_flops}};
   json["machine"] = {{"processor", processor_name()},
                      {"backend", report.backend},
-                     {"threads", options.threads == 0 ? ThreadPool::processors() : options.threads}};
+                     {"threads", options.device.threads == 0 ? ThreadPool::processors() : options.device.threads}};
   return json;
 }
 
@@ -97,6 +97,7 @@ int cmd_bench(int argc, char** argv) {
   AttentionFlags attention;
   engine::BenchOptions options;
   int layers = 0;
+  int chunk = 512;
   bool as_json = false;
   auto* model_flag = app.add_option("--model", folder, "checkpoint folder");
   app.add_option("--shape", shape,
@@ -111,33 +112,38 @@ int cmd_bench(int argc, char** argv) {
   app.add_option("--layers", layers, "run only so many decoder layers of a shape (default: as many as fit the memory)")
       ->check(CLI::Range(1, 4096));
   app.add_option("--image", image, "also measure the vision encoder on a picture of HxW pixels, e.g. 1008x1008");
+  app.add_option("--frames", options.frames, "pictures of that size at once")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--chunk", chunk, "tokens of a prompt in one step, and rows of one step")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
   app.add_flag("--json", as_json, "print one JSON object");
   if (const auto code = parse_flags(app, argc, argv)) return *code;
   if (folder.empty() == shape.empty()) return usage_error("bench", "give one of --model DIR and --shape NAME");
   if (!image.empty() && std::sscanf(image.c_str(), "%dx%d", &options.image_height, &options.image_width) != 2) {
     return usage_error("bench", fmt::format("--image: expected HxW such as 1008x1008, got \"{}\"", image));
   }
-  options.threads = flags.threads;
-  options.isa = flags.isa;
+  options.device = flags.device;
   options.dtype = flags.dtype();
 
-  std::unique_ptr<model::Model> random;
   engine::LoadedModel loaded;
+  std::unique_ptr<model::Model> random;  // uses loaded.backend
   ops::Backend* backend = nullptr;
   int all_layers = 0;
   if (!shape.empty()) {
     auto config = model::named_shape(shape);
     if (!config) return report("bench", config.error());
-    auto made = ops::make_cpu_backend({.threads = flags.threads, .isa = flags.isa});
+    auto made = engine::open_device(flags.device);
     if (!made) return report("bench", made.error());
     loaded.backend = std::move(made).value();
     all_layers = config->text.layers;
-    if (layers == 0) layers = layers_that_fit(*config, options.dtype);
+    if (layers == 0) layers = layers_that_fit(*config, options.dtype, *loaded.backend);
     if (layers > 0) config->text.layers = std::min(layers, all_layers);
     auto made_model = model::random_model(*config, *loaded.backend,
                                           {.dtype = options.dtype,
                                            .attention = attention.options(options.dtype),
-                                           .step_tokens_max = 512,
+                                           .step_tokens_max = chunk,
                                            .step_logits_max = 128},
                                           1);
     if (!made_model) return report("bench", made_model.error());
@@ -145,8 +151,8 @@ int cmd_bench(int argc, char** argv) {
   } else {
     auto opened = engine::load(folder, {.dtype = options.dtype,
                                         .attention = attention.options(options.dtype),
-                                        .threads = flags.threads,
-                                        .isa = flags.isa,
+                                        .device = flags.device,
+                                        .step_tokens_max = chunk,
                                         .progress = load_progress()});
     if (!opened) return report("bench", opened.error());
     loaded = std::move(opened).value();

@@ -39,8 +39,7 @@ Result<void> run(const Flags& flags) {
   KEYE_TRY(const Path folder, model_folder(flags.folder));
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(),
                                               .attention = flags.attention.options(flags.model.dtype()),
-                                              .threads = flags.model.threads,
-                                              .isa = flags.model.isa,
+                                              .device = flags.model.device,
                                               .step_tokens_max = flags.chunk,
                                               .step_logits_max = flags.chunk,
                                               .progress = load_progress()}));

@@ -279,8 +279,7 @@ Result<int> run(const Flags& flags) {
   const auto start = std::chrono::steady_clock::now();
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.model.dtype(),
                                               .attention = flags.attention.options(flags.model.dtype()),
-                                              .threads = flags.model.threads,
-                                              .isa = flags.model.isa,
+                                              .device = flags.model.device,
                                               .progress = load_progress()}));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const int64_t context = flags.context > 0 ? flags.context : loaded.model->config().text.positions_max;

@@ -15,7 +15,7 @@ namespace keye::cli {
 namespace {
 
 /// Tokens that the KV cache holds.
-Result<int64_t> kv_tokens(const ServeFlags& flags, const model::Model& model) {
+Result<int64_t> kv_tokens(const ServeFlags& flags, model::Model& model) {
   if (flags.max_total_tokens > 0) return flags.max_total_tokens;
   const int64_t of_model = model.config().text.positions_max;
   const int64_t context = flags.context_length > 0 ? std::min(flags.context_length, of_model) : of_model;
@@ -66,11 +66,10 @@ Result<int> serve(const ServeFlags& flags) {
     server->stop();
     std::_Exit(kExitOk);
   });
-  const int step_tokens = std::clamp(std::max(flags.chunked_prefill, flags.max_running), 64, 2048);
+  const int step_tokens = std::clamp(std::max(flags.chunked_prefill, flags.max_running), 64, 8192);
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.value_dtype(),
                                               .attention = flags.attention.options(flags.value_dtype()),
-                                              .threads = flags.threads,
-                                              .isa = flags.isa,
+                                              .device = flags.device,
                                               .step_tokens_max = step_tokens,
                                               .step_logits_max = flags.max_running,
                                               .progress = load_progress()}));

@@ -25,12 +25,21 @@ void show(std::string_view what) {
 
 }  // namespace
 
+void add_device_flags(CLI::App& app, engine::DeviceOptions& device) {
+  app.add_option("--device", device.device, "cpu, cuda, cuda:NUMBER, or auto: a CUDA device if there is one")
+      ->capture_default_str();
+  app.add_option("--threads", device.threads, "0: one for each processor")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--isa", device.isa,
+                 "the CPU's instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
+}
+
 void ModelFlags::add(CLI::App& app) {
   app.add_option("--dtype", dtype_text, "of weights, activations and KV cache")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
-  app.add_option("--threads", threads, "0: one for each processor")->check(CLI::Range(0, 1024))->capture_default_str();
-  app.add_option("--isa", isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
+  add_device_flags(app, device);
 }
 
 Result<Path> model_folder(const std::string& given) {

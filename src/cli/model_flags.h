@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/file.h"
+#include "engine/device.h"
 #include "engine/request.h"
 #include "model/weights.h"
 #include "tensor/dtype.h"
@@ -15,12 +16,14 @@ namespace keye::cli {
 
 struct ModelFlags {
   std::string dtype_text = "bf16";
-  std::string isa;
-  int threads = 0;
+  engine::DeviceOptions device;
 
   void add(CLI::App& app);
   DType dtype() const { return dtype_text == "f32" ? DType::f32 : DType::bf16; }
 };
+
+/// --device, --threads, --isa.
+void add_device_flags(CLI::App& app, engine::DeviceOptions& device);
 
 /// The folder to use: `given`, or the model that comes with the program. Errors: not_found.
 Result<Path> model_folder(const std::string& given);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cli/model_flags.h"
 #include "media/fetch_policy.h"
 
 namespace keye::cli {
@@ -19,10 +20,7 @@ void add_model_flags(CLI::App& app, ServeFlags& f) {
       ->capture_default_str();
   app.add_option("--context-length", f.context_length, "tokens of one request, reply included (default: the model's)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30));
-  app.add_option("--threads", f.threads, "0: one for each processor")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  app.add_option("--isa", f.isa, "instruction set: avx512_bf16, avx512, avx2 or scalar (default: the best here)");
+  add_device_flags(app, f.device);
   f.attention.add(app);
   app.add_flag("--trust-remote-code", f.trust_remote_code, "no effect: no code of a checkpoint is ever run");
   app.add_option("--model-loader-extra-config", f.loader_config,
@@ -49,8 +47,11 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--vision-cache-mib", f.vision_cache_mib, "features of pictures that are kept")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  app.add_option("--cuda-graph-max-bs", f.cuda_graph_max_bs, "no effect: there is no CUDA graph on a CPU");
-  app.add_option("--attention-backend", f.attention_backend, "no effect: the kernels are chosen by processor (--isa)");
+  app.add_option("--cuda-graph-max-bs", f.device.graph_rows_max,
+                 "CUDA: steps of at most so many tokens are recorded and replayed; 0: none")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app.add_option("--attention-backend", f.attention_backend, "no effect: kernels are chosen by --device and --isa");
   app.add_option("--mm-attention-backend", f.mm_attention_backend, "no effect, likewise");
   app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")
       ->check(CLI::PositiveNumber);
@@ -186,11 +187,9 @@ std::vector<std::string> ServeFlags::without_effect() const {
   for (const auto& [flag, value] : {std::pair("--attention-backend", attention_backend),
                                     std::pair("--mm-attention-backend", mm_attention_backend)}) {
     if (!value.empty()) {
-      lines.push_back(
-          fmt::format("{} {} has no effect: the CPU's kernels are chosen by its instruction set (--isa)", flag, value));
+      lines.push_back(fmt::format("{} {} has no effect: kernels are chosen by --device and --isa", flag, value));
     }
   }
-  if (cuda_graph_max_bs > 0) lines.emplace_back("--cuda-graph-max-bs has no effect: there are no CUDA graphs on a CPU");
   if (!loader_config.empty()) {
     lines.emplace_back(
         "--model-loader-extra-config has no effect: weights are always mapped and packed by all --threads");

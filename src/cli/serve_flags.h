@@ -23,11 +23,10 @@ struct ServeFlags {
   std::string dist_init_addr;
   bool trust_remote_code = false;
   std::string attention_backend, mm_attention_backend;
-  int cuda_graph_max_bs = 0;
   std::string loader_config;
 
-  std::string dtype = "auto", isa;
-  int threads = 0;
+  std::string dtype = "auto";
+  engine::DeviceOptions device;
   AttentionFlags attention;
   bool disable_radix_cache = false;
   double mem_fraction = 0.7;

@@ -56,23 +56,25 @@ struct Sequences {
 
 BenchPhase measure_vision(model::Model& model, const BenchOptions& options) {
   const model::VisionConfig& vision = *model.config().vision;
-  const std::array<model::VisionGrid, 1> grid = {
-      model::VisionGrid{options.image_height / vision.patch, options.image_width / vision.patch}};
-  const int patches = grid[0].patches();
+  const model::VisionGrid picture{options.image_height / vision.patch, options.image_width / vision.patch};
+  const std::vector<model::VisionGrid> grid(static_cast<size_t>(options.frames), picture);
+  const int patches = options.frames * picture.patches();
   Tensor pixels(DType::f32, {patches, int64_t{vision.channels} * vision.patch * vision.patch});
   for (int64_t i = 0; i < pixels.shape().elements(); ++i)
     pixels.as<float>()[i] = static_cast<float>(i % 255) / 127.5F - 1.0F;
   Tensor features = model.backend().tensor(
-      DType::f32, {model::merged_tokens(grid[0], vision.merge), model.config().text.hidden});
+      DType::f32, {options.frames * model::merged_tokens(picture, vision.merge), model.config().text.hidden});
   std::vector<double> seconds;
   for (int i = 0; i <= options.repeat; ++i) {
     const auto start = Clock::now();
     model.encode_vision(pixels.view(), grid, features.view());
-    if (i > 0) seconds.push_back(seconds_since(start));  // the first one also allocates
+    uint8_t last = 0;
+    model.backend().read({features.view().data, DType::u8, {1}}, &last);  // waits for the device
+    if (i > 0) seconds.push_back(seconds_since(start));                   // the first one also allocates
   }
   return {.seconds = median(seconds),
           .tokens = static_cast<double>(patches),
-          .flops = model::vision_flops(vision, model.config().text.hidden, patches),
+          .flops = options.frames * model::vision_flops(vision, model.config().text.hidden, picture.patches()),
           .bytes = 0};
 }
 
@@ -105,13 +107,40 @@ Result<void> check(const model::Model& model, const BenchOptions& options) {
 
 }  // namespace
 
-void raise_limits(BenchLimits& limits, const BenchOptions& options) {
-  const ops::Isa isa = ops::isa_from_name(options.isa).value();
-  ThreadPool pool(options.threads == 0 ? ThreadPool::processors() : options.threads);
+void raise_limits(BenchLimits& limits, const DeviceOptions& device, DType dtype) {
+  const ops::Isa isa = ops::isa_from_name(device.isa).value();
+  ThreadPool pool(device.threads == 0 ? ThreadPool::processors() : device.threads);
   const ops::MachineLimits measured = ops::measure_limits(pool, isa, 1.0);
   limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, measured.read_bytes_per_s);
-  limits.peak_flops =
-      std::max(limits.peak_flops, options.dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
+  limits.peak_flops = std::max(limits.peak_flops, dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
+}
+
+void raise_limits(BenchLimits& limits, ops::Backend& backend, DType dtype) {
+  constexpr int64_t kSide = 8192;
+  constexpr int64_t kCopied = int64_t{4} << 30;
+  constexpr int kTimes = 8;
+  Tensor from = backend.tensor(DType::u8, {kCopied});
+  Tensor to = backend.tensor(DType::u8, {kCopied});
+  const ops::PackedMatrix w =
+      backend.random_matrix({.outputs = kSide, .inputs = kSide, .dtype = dtype, .scale = 0.02F});
+  const ops::PackedMatrix x_values =
+      backend.random_matrix({.outputs = kSide, .inputs = kSide, .dtype = dtype, .seed = 2});
+  const ConstView x{x_values.data.data(), dtype, {kSide, kSide}};
+  Tensor out = backend.tensor(dtype, {kSide, kSide});
+  const auto seconds = [&](const std::function<void()>& work) {
+    uint8_t last = 0;
+    const auto wait = [&] { backend.read({to.view().data, DType::u8, {1}}, &last); };
+    work();
+    wait();
+    const auto start = Clock::now();
+    for (int i = 0; i < kTimes; ++i) work();
+    wait();
+    return seconds_since(start) / kTimes;
+  };
+  const double copying = seconds([&] { backend.copy(to.view().data, from.view().data, kCopied); });
+  const double multiplying = seconds([&] { ops::linear(backend, {.x = x, .w = w, .bias = {}, .out = out.view()}); });
+  limits.read_bytes_per_s = std::max(limits.read_bytes_per_s, 2.0 * static_cast<double>(kCopied) / copying);
+  limits.peak_flops = std::max(limits.peak_flops, 2.0 * kSide * kSide * kSide / multiplying);
 }
 
 Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const BenchOptions& options,
@@ -123,7 +152,11 @@ Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const 
     if (progress) progress(what);
   };
   say("limits");
-  raise_limits(report.limits, options);
+  const auto measure_limits = [&] {
+    if (backend.on_host()) return raise_limits(report.limits, options.device, options.dtype);
+    raise_limits(report.limits, backend, options.dtype);
+  };
+  measure_limits();
 
   const int length = options.prompt + options.generate;
   const Sequences sequences(options.batch, length, model.config().text.vocab);
@@ -160,7 +193,7 @@ Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const 
     report.vision = measure_vision(model, options);
   }
   say("limits");
-  raise_limits(report.limits, options);
+  measure_limits();
 
   const model::StepCost cost = model::step_cost(model.config().text, options.dtype);
   const double prompt = options.prompt;

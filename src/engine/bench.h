@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/device.h"
 #include "model/model.h"
 
 namespace keye::engine {
@@ -16,11 +17,11 @@ struct BenchOptions {
   int generate = 32;  // decode steps
   int batch = 1;      // sequences that decode together
   int repeat = 3;     // of everything; medians are reported
-  int threads = 0;    // as the backend's
-  std::string isa;
+  DeviceOptions device;
   DType dtype = DType::bf16;
   int image_height = 0;  // pixels; 0: no vision measurement
   int image_width = 0;
+  int frames = 1;  // pictures of that size at once
 };
 
 struct BenchLimits {
@@ -48,7 +49,9 @@ struct BenchReport {
 
 /// Measures the limits of the machine once more and keeps the higher ones: a neighbour can only make a limit look
 /// lower.
-void raise_limits(BenchLimits& limits, const BenchOptions& options);
+void raise_limits(BenchLimits& limits, const DeviceOptions& device, DType dtype);
+/// The same of a device that has its own memory: a large copy, and a large product.
+void raise_limits(BenchLimits& limits, ops::Backend& backend, DType dtype);
 
 /// Called with what is being measured.
 using BenchProgress = std::function<void(std::string_view)>;

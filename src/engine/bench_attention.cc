@@ -294,9 +294,9 @@ Result<AttentionReport> run_bench_attention(const model::ModelConfig& shape, con
   const auto say = [&](std::string_view what) {
     if (progress) progress(what);
   };
-  const BenchOptions limits{.threads = options.threads, .isa = options.isa};
+  const DeviceOptions limits{.threads = options.threads, .isa = options.isa};
   say("limits");
-  raise_limits(report.limits, limits);
+  raise_limits(report.limits, limits, DType::bf16);
   const auto measure = [&](bool sparse) -> Result<AttentionReport::Kind> {
     AttentionReport::Kind kind;
     {
@@ -320,7 +320,7 @@ Result<AttentionReport> run_bench_attention(const model::ModelConfig& shape, con
     KEYE_TRY(report.sparse, measure(true));
   }
   say("limits");
-  raise_limits(report.limits, limits);
+  raise_limits(report.limits, limits, DType::bf16);
   return report;
 }
 

@@ -21,7 +21,7 @@ T must(Result<T> result) {
 }
 
 LoadedModel load_nano(int step_tokens = 256) {
-  return must(load(kModel, {.threads = 2, .step_tokens_max = step_tokens, .step_logits_max = 64}));
+  return must(load(kModel, {.device = {.threads = 2}, .step_tokens_max = step_tokens, .step_logits_max = 64}));
 }
 
 std::shared_ptr<const prompt::Prompt> question(const prompt::PromptBuilder& builder, const std::string& text,

@@ -1,5 +1,7 @@
 #include "engine/load.h"
 
+#include <new>
+
 namespace keye::engine {
 
 Result<FolderConfig> read_folder_config(const Path& folder) {
@@ -33,15 +35,28 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
   loaded.generation = std::move(config.generation);
   KEYE_TRY(auto prompts, prompt::PromptBuilder::load(folder, prompt_spec(config.model)));
   loaded.prompts = std::make_unique<prompt::PromptBuilder>(std::move(prompts));
-  KEYE_TRY(loaded.backend, ops::make_cpu_backend({.threads = options.threads, .isa = options.isa}));
+  KEYE_TRY(loaded.backend, open_device(options.device));
   KEYE_TRY(model::Checkpoint checkpoint, model::Checkpoint::open(folder));
   const model::ModelOptions model_options{.dtype = options.dtype,
                                           .attention = options.attention,
                                           .step_tokens_max = options.step_tokens_max,
                                           .step_logits_max = options.step_logits_max};
-  KEYE_TRY(loaded.model,
-           model::load_model(config.model, std::make_shared<const model::Checkpoint>(std::move(checkpoint)),
-                             *loaded.backend, model_options, options.progress));
+  const double needed =
+      static_cast<double>(model::count_parameters(config.model)) * static_cast<double>(dtype_bytes(options.dtype));
+  const auto available = static_cast<double>(loaded.backend->memory_available());
+  const auto too_small = [&](std::string_view what) {
+    return make_error(ErrorCode::too_large, "memory", "{}: {} need {:.2f} GB, and {:.2f} of {:.2f} GB are free",
+                      loaded.backend->name(), what, needed / 1e9, available / 1e9,
+                      static_cast<double>(loaded.backend->memory_total()) / 1e9);
+  };
+  if (!loaded.backend->on_host() && needed > available) return too_small("the weights");
+  try {
+    KEYE_TRY(loaded.model,
+             model::load_model(config.model, std::make_shared<const model::Checkpoint>(std::move(checkpoint)),
+                               *loaded.backend, model_options, options.progress));
+  } catch (const std::bad_alloc&) {
+    return too_small("weights and activations");
+  }
   return loaded;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/file.h"
+#include "engine/device.h"
 #include "model/model.h"
 #include "ops/backend.h"
 #include "prompt/prompt_builder.h"
@@ -14,8 +15,7 @@ namespace keye::engine {
 struct LoadOptions {
   DType dtype = DType::bf16;  // of weights, activations and KV: bf16 or f32
   model::AttentionOptions attention = {};
-  int threads = 0;  // 0: one per processor
-  std::string isa;  // "": the best here
+  DeviceOptions device;
   int step_tokens_max = 512;
   int step_logits_max = 128;
   model::LoadProgress progress;

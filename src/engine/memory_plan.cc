@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "base/machine.h"
-
 namespace keye::engine {
 namespace {
 
@@ -13,11 +11,16 @@ constexpr int64_t kTokensMin = 2 * ops::kPageTokens;
 
 }  // namespace
 
-Result<int64_t> plan_kv_tokens(const model::Model& model, const MemoryPlan& plan) {
-  const double memory = static_cast<double>(memory_limit_bytes());
+Result<int64_t> plan_kv_tokens(model::Model& model, const MemoryPlan& plan) {
+  const double memory = static_cast<double>(model.backend().memory_total());
   const double weights =
       static_cast<double>(model::count_parameters(model.config())) * static_cast<double>(dtype_bytes(plan.dtype));
-  const double room = std::max(0.0, memory * plan.fraction - weights - kWorkspaceBytes);
+  double room = std::max(0.0, memory * plan.fraction - weights - kWorkspaceBytes);
+  if (!model.backend().on_host()) {
+    // What is not free is taken: weights and activations, and what others have. All of the cache is taken at once.
+    const auto free = static_cast<double>(model.backend().memory_available());
+    room = std::max(0.0, free - memory * (1 - plan.fraction));
+  }
   const auto that_fit = static_cast<int64_t>(room / static_cast<double>(model.kv_spec().bytes_per_token()));
   if (that_fit < std::min(kTokensMin, plan.tokens_wanted)) {
     return make_error(ErrorCode::too_large, "memory",

@@ -14,6 +14,6 @@ struct MemoryPlan {
 
 /// Tokens that the KV cache holds: as many as are wanted, or as fit. Memory is used only as pages are filled.
 /// Errors: too_large (hardly any fit).
-Result<int64_t> plan_kv_tokens(const model::Model& model, const MemoryPlan& plan);
+Result<int64_t> plan_kv_tokens(model::Model& model, const MemoryPlan& plan);
 
 }  // namespace keye::engine

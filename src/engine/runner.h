@@ -31,8 +31,8 @@ class Runner {
   /// Both must outlive the runner.
   Runner(model::Model& model, model::KvCache& cache);
 
-  /// Logits [rows, vocab] f32, in the host's memory, in the order of the sequences, valid until the next step. The batch must fit
-  /// model.step_tokens_max() tokens and model.step_logits_max() rows.
+  /// Logits [rows, vocab] f32, in the host's memory, in the order of the sequences, valid until the next step. The
+  /// batch must fit model.step_tokens_max() tokens and model.step_logits_max() rows.
   ConstView step(std::span<const SequenceStep> batch);
 
  private:

@@ -211,9 +211,11 @@ void Decoder::upload(const StepInput& input) {
 uint64_t Decoder::replay_key(const StepInput& input, const KvCache& cache, const View& logits) const {
   if (probe_ || !input.vision.empty() || input.tokens.size() != input.sequences.size()) return 0;
   uint64_t key = 1;
-  for (const uint64_t part : {static_cast<uint64_t>(input.tokens.size()), static_cast<uint64_t>(dense_rows_.size()),
-                              static_cast<uint64_t>(input.logits_rows.size()), std::bit_cast<uint64_t>(&cache),
-                              std::bit_cast<uint64_t>(logits.data)}) {
+  for (const uint64_t part :
+       {static_cast<uint64_t>(input.tokens.size()), static_cast<uint64_t>(dense_rows_.size()),
+        static_cast<uint64_t>(input.logits_rows.size()), std::bit_cast<uint64_t>(cache.plane(kKeyPlane, 0).data),
+        std::bit_cast<uint64_t>(cache.plane(kValuePlane, 0).data), static_cast<uint64_t>(cache.pages()),
+        std::bit_cast<uint64_t>(logits.data)}) {
     key = (key ^ part) * 0x9e3779b97f4a7c15ULL;
     key ^= key >> 29;
   }
@@ -381,8 +383,7 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   ops::moe_group(backend_, {experts, token_rows, offsets, places});
   const View inner = take(work_.expert_inner, pairs);
   const View out = take(work_.expert_out, pairs);
-  ops::grouped_linear(backend_,
-                      {normed, layer.expert_gate_up, token_rows, offsets, ops::Activation::silu_mul, inner});
+  ops::grouped_linear(backend_, {normed, layer.expert_gate_up, token_rows, offsets, ops::Activation::silu_mul, inner});
   ops::grouped_linear(backend_, {inner, layer.expert_down, {}, offsets, ops::Activation::none, out});
   ops::moe_combine(backend_, {out, places, weights, take(work_.hidden, n)});
 }

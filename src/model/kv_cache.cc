@@ -8,12 +8,11 @@ size_t KvSpec::bytes_per_token() const {
   return sum * static_cast<size_t>(layers);
 }
 
-KvCache::KvCache(const KvSpec& spec, int pages, ops::Backend& backend)
-    : spec_(spec), backend_(backend), pages_(pages) {
+KvCache::KvCache(const KvSpec& spec, int pages, ops::Backend& backend) : spec_(spec), backend_(backend), pages_(pages) {
   for (const PlaneSpec& plane : spec_.planes) {
-    planes_.emplace_back(plane.plane(nullptr).page_bytes() * static_cast<size_t>(pages) *
-                             static_cast<size_t>(spec_.layers),
-                         backend_.memory());
+    planes_.emplace_back(
+        plane.plane(nullptr).page_bytes() * static_cast<size_t>(pages) * static_cast<size_t>(spec_.layers),
+        backend_.memory());
   }
 }
 

@@ -61,7 +61,8 @@ class Model {
   virtual int step_logits_max() const = 0;
 
   /// Begins to encode: pixels [patches, 3 p p] f32 of the grids one after another, in the host's memory; out [sum of
-  /// merged tokens, hidden] f32 in the backend's. Both must live until advance_vision says that it is done, or another begin_vision takes its place.
+  /// merged tokens, hidden] f32 in the backend's. Both must live until advance_vision says that it is done, or another
+  /// begin_vision takes its place.
   virtual void begin_vision(ConstView pixels, std::span<const VisionGrid> grids, View out) = 0;
   /// A slice of that work, so that steps of the decoder can run between two of them. True: `out` is complete.
   virtual bool advance_vision() = 0;

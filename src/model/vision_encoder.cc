@@ -11,11 +11,18 @@ constexpr float kProjectorEps = 1e-5F;
 constexpr int64_t kPatchesPerPass = 8192;
 /// Rows of the MLP at a time: its inner activation is the widest.
 constexpr int64_t kRowsPerPass = 2048;
+/// A device is busy only with more at a time, and has no caches that these must fit.
+constexpr int64_t kDevicePatchesPerPass = 65536;
 
 }  // namespace
 
 VisionEncoder::VisionEncoder(const VisionConfig& config, int text_hidden, ops::Backend& backend, DType dtype)
-    : config_(config), text_hidden_(text_hidden), backend_(backend), dtype_(dtype) {
+    : config_(config),
+      text_hidden_(text_hidden),
+      backend_(backend),
+      dtype_(dtype),
+      patches_per_pass_(backend.on_host() ? kPatchesPerPass : kDevicePatchesPerPass),
+      rows_per_pass_(backend.on_host() ? kRowsPerPass : kDevicePatchesPerPass) {
   // Half of a head's pairs turn with the row, half with the column; each axis has its own run of frequencies.
   const int axis_dim = config_.head_dim() / 2;
   std::vector<float> inv_freq;
@@ -107,7 +114,7 @@ bool VisionEncoder::next_pass() {
   job_.half_layers = 0;
   while (job_.end_grid < job_.grids.size()) {
     const VisionGrid& grid = job_.grids[job_.end_grid];
-    if (job_.patches > 0 && job_.patches + grid.patches() > kPatchesPerPass) break;
+    if (job_.patches > 0 && job_.patches + grid.patches() > patches_per_pass_) break;
     job_.patches += grid.patches();
     job_.tokens += merged_tokens(grid, config_.merge);
     ++job_.end_grid;
@@ -125,7 +132,8 @@ bool VisionEncoder::advance() {
   } else {
     feed_forward(layer);
     if (probe_) {
-      probe_on_host(backend_, probe_, "vision_hidden", static_cast<int>(job_.half_layers / 2) + 1, rows(work_.hidden.view(), 0, job_.patches));
+      probe_on_host(backend_, probe_, "vision_hidden", static_cast<int>(job_.half_layers / 2) + 1,
+                    rows(work_.hidden.view(), 0, job_.patches));
     }
   }
   if (++job_.half_layers < 2 * layers_.size()) return false;
@@ -145,7 +153,7 @@ void VisionEncoder::reserve(int64_t patches) {
   work_.normed = backend_.tensor(dtype_, {patches, c});
   work_.qkv = backend_.tensor(dtype_, {patches, 3, config_.heads, config_.head_dim()});
   work_.mixed = backend_.tensor(dtype_, {patches, c});
-  work_.inner = backend_.tensor(dtype_, {std::min(patches, kRowsPerPass), config_.intermediate});
+  work_.inner = backend_.tensor(dtype_, {std::min(patches, rows_per_pass_), config_.intermediate});
   work_.cos = backend_.tensor(DType::f32, {patches, config_.head_dim() / 2});
   work_.sin = backend_.tensor(DType::f32, {patches, config_.head_dim() / 2});
   work_.final_hidden = backend_.tensor(DType::f32, {patches, c});
@@ -216,8 +224,9 @@ void VisionEncoder::attend(const Layer& layer) {
                          .w = layer.qkv.weight,
                          .bias = layer.qkv.bias.view(),
                          .out = reshape(qkv, {p, 3 * config_.hidden})});
-  ops::vision_attention(backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), backend_.upload(job_.segments),
-                                   config_.heads, 1.0F / std::sqrt(static_cast<float>(config_.head_dim())), mixed});
+  ops::vision_attention(
+      backend_, {qkv, rows(work_.cos.view(), 0, p), rows(work_.sin.view(), 0, p), backend_.upload(job_.segments),
+                 config_.heads, 1.0F / std::sqrt(static_cast<float>(config_.head_dim())), mixed});
   ops::linear(backend_,
               {.x = mixed, .w = layer.out.weight, .bias = layer.out.bias.view(), .accumulate = true, .out = hidden});
 }
@@ -227,8 +236,8 @@ void VisionEncoder::feed_forward(const Layer& layer) {
   const View hidden = rows(work_.hidden.view(), 0, p);
   const View normed = rows(work_.normed.view(), 0, p);
   norm(layer.norm2, hidden, config_.norm_eps, normed);
-  for (int64_t begin = 0; begin < p; begin += kRowsPerPass) {
-    const int64_t end = std::min(p, begin + kRowsPerPass);
+  for (int64_t begin = 0; begin < p; begin += rows_per_pass_) {
+    const int64_t end = std::min(p, begin + rows_per_pass_);
     const View inner = rows(work_.inner.view(), 0, end - begin);
     ops::linear(backend_, {.x = rows(normed, begin, end),
                            .w = layer.fc1.weight,

@@ -34,16 +34,16 @@ class VisionEncoder {
   /// Activations for as many patches as one pass takes; grows to the largest picture seen.
   struct Workspace {
     int64_t patches = 0;
-    Tensor hidden;        // [p, c] f32
+    Tensor hidden;           // [p, c] f32
     Tensor uploaded_pixels;  // [p, 3 ps ps] f32, for a backend that does not share the host's memory
-    Tensor pixels;        // [p, 3 ps ps]
-    Tensor normed;        // [p, c]
-    Tensor qkv;           // [p, 3, h, d]
-    Tensor mixed;         // [p, c]
-    Tensor inner;         // [kRowsPerPass, f]
-    Tensor cos, sin;      // [p, d / 2] f32
-    Tensor final_hidden;  // [p, c] f32
-    Tensor merged;        // [p / m^2, m^2 c] f32
+    Tensor pixels;           // [p, 3 ps ps]
+    Tensor normed;           // [p, c]
+    Tensor qkv;              // [p, 3, h, d]
+    Tensor mixed;            // [p, c]
+    Tensor inner;            // [kRowsPerPass, f]
+    Tensor cos, sin;         // [p, d / 2] f32
+    Tensor final_hidden;     // [p, c] f32
+    Tensor merged;           // [p / m^2, m^2 c] f32
     Tensor merged_normed, projected;
   };
 
@@ -77,6 +77,7 @@ class VisionEncoder {
   int text_hidden_;
   ops::Backend& backend_;
   DType dtype_;
+  int64_t patches_per_pass_, rows_per_pass_;
   bool norm_before_merge_ = false;
   bool biases_stacked_ = false;
   Product patch_embedding_;

@@ -2,7 +2,12 @@
 
 #include <cstring>
 
+#include "base/machine.h"
+
 namespace keye::ops {
+
+size_t Backend::memory_total() { return memory_limit_bytes(); }
+size_t Backend::memory_available() { return memory_available_bytes(); }
 
 void Backend::write(const View& to, const void* from) { std::memcpy(to.data, from, to.bytes()); }
 void Backend::read(const ConstView& from, void* to) { std::memcpy(to, from.data, from.bytes()); }

@@ -36,6 +36,9 @@ class Backend {
   /// Where all that ops read and write must lie, host's numbers excepted.
   virtual Memory& memory() { return host_memory(); }
   virtual bool on_host() { return true; }
+  /// Bytes of it, all and free.
+  virtual size_t memory_total();
+  virtual size_t memory_available();
   Tensor tensor(DType dtype, Shape shape) { return Tensor(dtype, shape, memory()); }
   /// Between the host's memory and the backend's; done when they return.
   virtual void write(const View& to, const void* from);

@@ -15,8 +15,8 @@ class Indices : public std::span<const int32_t> {
  public:
   Indices() = default;
   template <class Range>
-    requires std::convertible_to<const Range&, std::span<const int32_t>>
-  Indices(const Range& host, const int32_t* device = nullptr)  // NOLINT: implicit by design
+  requires std::convertible_to<const Range&, std::span<const int32_t>> Indices(
+      const Range& host, const int32_t* device = nullptr)  // NOLINT: implicit by design
       : std::span<const int32_t>(host), device_(device) {}
   Indices(const int32_t* host, size_t count) : std::span<const int32_t>(host, count) {}
 
@@ -32,8 +32,8 @@ class Sequences : public std::span<const SequenceRows> {
  public:
   Sequences() = default;
   template <class Range>
-    requires std::convertible_to<const Range&, std::span<const SequenceRows>>
-  Sequences(const Range& host, const void* device = nullptr)  // NOLINT: implicit by design
+  requires std::convertible_to<const Range&, std::span<const SequenceRows>> Sequences(
+      const Range& host, const void* device = nullptr)  // NOLINT: implicit by design
       : std::span<const SequenceRows>(host), device_(device) {}
   Sequences(const SequenceRows* host, size_t count) : std::span<const SequenceRows>(host, count) {}
 

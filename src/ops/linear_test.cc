@@ -398,8 +398,8 @@ TEST(LinearDeathTest, RefusesWhatDoesNotFit) {
   EXPECT_DEATH(linear(*backend, {rows(x.view(), 0, 1), f32, {}, Activation::none, false, out.view()}), "out is");
   const std::vector<int32_t> rows_at = {2};
   const std::vector<int32_t> offsets = {0, 1};
-  EXPECT_DEATH(grouped_linear(*backend, {x.view(), std::span(&f32, 1), view_of(rows_at), view_of(offsets), Activation::none,
-                                         rows(out.view(), 0, 1)}),
+  EXPECT_DEATH(grouped_linear(*backend, {x.view(), std::span(&f32, 1), view_of(rows_at), view_of(offsets),
+                                         Activation::none, rows(out.view(), 0, 1)}),
                "row 2 of 2");
 }
 

@@ -17,7 +17,8 @@ Json body_of(const HttpResponse& response) { return Json::parse(response.body); 
 class ApiReplyTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    auto loaded = engine::load("models/keye-nano", {.threads = 2, .step_tokens_max = 64, .step_logits_max = 8});
+    auto loaded =
+        engine::load("models/keye-nano", {.device = {.threads = 2}, .step_tokens_max = 64, .step_logits_max = 8});
     ASSERT_TRUE(loaded) << loaded.error().to_string();
     engine_ = new engine::Engine(std::move(loaded).value(), {.kv_tokens = 4096, .running_max = 8, .queued_max = 8});
   }

@@ -16,8 +16,8 @@ class Memory {
   virtual void release(void* data, size_t bytes) = 0;
 };
 
-/// Page-aligned anonymous memory of the host, resident only where touched, huge pages for large ones: what buffers use that
-/// do not name another.
+/// Page-aligned anonymous memory of the host, resident only where touched, huge pages for large ones: what buffers use
+/// that do not name another.
 Memory& host_memory();
 
 /// Bytes, zero at first. Move-only. Throws std::bad_alloc where the memory has no room left.

@@ -113,15 +113,18 @@ class GoldenModel : public testing::TestWithParam<Setting> {
   void check_bf16(const std::vector<GoldenCase>& cases, const GoldenCase& golden, const PassRecord& record);
   void check_greedy(const GoldenCase& golden, const std::vector<GreedyStep>& steps, double margin_max);
 
-  const engine::LoadedModel loaded_ =
-      must(engine::load(checkpoint_folder(GetParam().kind),
-                        {.dtype = GetParam().dtype,
-                         .attention = {.indexer = GetParam().kind == kF8Indexer ? model::IndexerArithmetic::f8
-                                                                                : model::IndexerArithmetic::exact},
-                         .isa = GetParam().isa,
-                         .step_tokens_max = kStepTokensMax,
-                         .step_logits_max = 1,
-                         .progress = {}}));
+  static engine::LoadedModel load(const Setting& setting) {
+    engine::LoadOptions options;
+    options.dtype = setting.dtype;
+    options.attention.indexer =
+        setting.kind == kF8Indexer ? model::IndexerArithmetic::f8 : model::IndexerArithmetic::exact;
+    options.device = setting.device();
+    options.step_tokens_max = kStepTokensMax;
+    options.step_logits_max = 1;
+    return must(engine::load(checkpoint_folder(setting.kind), options));
+  }
+
+  const engine::LoadedModel loaded_ = load(GetParam());
 };
 
 /// Row `row` of [rows, columns].
@@ -135,8 +138,11 @@ void GoldenModel::check_f32(const GoldenCase& golden, const ModelRun& run, const
   expect_near(widen(record.last_logits), as_doubles(golden.find("last_logits")), kLogitTolerance, "last_logits");
   if (const ConstView stored = golden.find("image_features"); !stored.empty()) {
     const double largest = golden.expected.at("image_features").at("max_abs");
-    expect_near(as_doubles(run.pictures().features.view()), as_doubles(stored),
-                std::max(kFeatureTolerance, kFeatureShare * largest), "image_features");
+    const Tensor& features = run.pictures().features;
+    Tensor on_host(features.dtype(), features.shape());
+    loaded_.backend->read(features.view(), on_host.view().data);
+    expect_near(as_doubles(on_host.view()), as_doubles(stored), std::max(kFeatureTolerance, kFeatureShare * largest),
+                "image_features");
   }
   const ConstView hidden = golden.find("hidden_last_token");
   const int64_t layers = hidden.shape[0] - 2;

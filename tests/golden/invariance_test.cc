@@ -31,12 +31,12 @@ const std::map<std::string, std::vector<std::string>>& cases() {
 class Invariance : public testing::TestWithParam<Setting> {
  protected:
   static engine::LoadedModel load(int threads) {
-    return must(engine::load(checkpoint_folder(GetParam().kind), {.dtype = GetParam().dtype,
-                                                                  .threads = threads,
-                                                                  .isa = GetParam().isa,
-                                                                  .step_tokens_max = kStepTokensMax,
-                                                                  .step_logits_max = kStepTokensMax,
-                                                                  .progress = {}}));
+    engine::LoadOptions options;
+    options.dtype = GetParam().dtype;
+    options.device = GetParam().device(threads);
+    options.step_tokens_max = kStepTokensMax;
+    options.step_logits_max = kStepTokensMax;
+    return must(engine::load(checkpoint_folder(GetParam().kind), options));
   }
 };
 

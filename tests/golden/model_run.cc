@@ -29,6 +29,12 @@ Captured capture(ConstView value) {
 
 std::vector<Setting> settings() {
   std::vector<Setting> all;
+#ifdef KEYE_CUDA_DEVICE_TEST
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::string& kind : kinds()) all.push_back({kind, dtype, "cuda"});
+  }
+  return all;
+#endif
   for (const char* isa : {"scalar", "avx2", "avx512", "avx512_bf16"}) {
     if (!ops::isa_from_name(isa)) continue;
     for (const DType dtype : {DType::f32, DType::bf16}) {
@@ -36,6 +42,17 @@ std::vector<Setting> settings() {
     }
   }
   return all;
+}
+
+engine::DeviceOptions Setting::device(int threads) const {
+  engine::DeviceOptions options;
+  options.threads = threads;
+  if (isa == "cuda") {
+    options.device = isa;
+  } else {
+    options.isa = isa;
+  }
+  return options;
 }
 
 std::string setting_name(const Setting& setting) {

@@ -11,11 +11,14 @@
 
 namespace keye::golden {
 
-/// How a model is run: every kind, in f32 and bf16, on every instruction set that this build and processor have.
+/// How a model is run: every kind, in f32 and bf16, on every instruction set that this build and processor have; or,
+/// built with KEYE_CUDA_DEVICE_TEST, on this machine's CUDA device.
 struct Setting {
   std::string kind;
   DType dtype = DType::f32;
-  std::string isa;
+  std::string isa;  // or "cuda"
+
+  engine::DeviceOptions device(int threads = 0) const;
 };
 std::vector<Setting> settings();
 /// For GoogleTest: "keye_2_0_bf16_avx2".

@@ -10,8 +10,8 @@ constexpr int kDimMax = 256;
 
 /// Bytes of one head of one page.
 __host__ __device__ __forceinline__ int64_t head_bytes(const DevicePlane& plane) {
-  const int64_t row = static_cast<int64_t>(plane.dim) *
-                      (plane.element == Element::f32 ? 4 : (plane.element == Element::bf16 ? 2 : 1));
+  const int64_t row =
+      static_cast<int64_t>(plane.dim) * (plane.element == Element::f32 ? 4 : (plane.element == Element::bf16 ? 2 : 1));
   return kPage * (row + (plane.element == Element::i8 || plane.element == Element::f8 ? 4 : 0));
 }
 __device__ __forceinline__ unsigned char* head_of(const DevicePlane& plane, int32_t page, int head) {
@@ -472,7 +472,8 @@ int64_t paged_attention_workspace(const PagedAttentionArguments& a, int processo
 
 void paged_attention(Stream stream, const PagedAttentionArguments& a, int processors) {
   if (a.n == 0 || a.sequences.count == 0) return;
-  if (on_tensor_cores(a)) return a.k.dim == 128 ? run_paged<128>(stream, a, processors) : run_paged<64>(stream, a, processors);
+  if (on_tensor_cores(a))
+    return a.k.dim == 128 ? run_paged<128>(stream, a, processors) : run_paged<64>(stream, a, processors);
   const auto blocks = static_cast<unsigned>((a.sequences.rows_max * a.heads + kPlainWarps - 1) / kPlainWarps);
   launch(stream, dim3(blocks, static_cast<unsigned>(a.sequences.count)), 32 * kPlainWarps, 0, plain_kernel, a);
 }

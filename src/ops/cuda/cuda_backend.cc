@@ -348,8 +348,10 @@ void CudaBackend::multiply(const GemmArguments& a) {
                         .activation = a.activation,
                         .accumulate = a.accumulate,
                         .out = a.out,
-                        .out_dtype = a.out_f32 ? DType::f32 : DType::bf16};
-  if (a.n <= kFewRows * std::max(a.groups, 1) || a.rows != nullptr || info_.major != 9 || !wgmma_supports(wgmma)) {
+                        .out_f32 = a.out_f32};
+  const bool padded = a.activation == Activation::silu_mul && a.columns != a.shape.outputs / 2;
+  const bool few = a.n <= kFewRows * std::max(a.groups, 1);
+  if (few || padded || a.rows != nullptr || info_.major != 9 || !wgmma_supports(wgmma)) {
     return gemm_bf16(stream_, a, info_.processors);
   }
   check_cuda(wgmma_gemm(wgmma, stream_, info_.processors), "wgmma_gemm");
@@ -428,8 +430,8 @@ void CudaBackend::do_embed(const Embed& op) {
 void CudaBackend::do_copy_rows(const CopyRows& op) {
   const int32_t* from = on_device(op.from);
   const int32_t* to = on_device(op.to);
-  cuda::copy_rows(stream_, op.x.data, is_f32(op.x.dtype), from, to, static_cast<int64_t>(op.from.size()),
-                  op.x.shape[1], op.out.data, is_f32(op.out.dtype));
+  cuda::copy_rows(stream_, op.x.data, is_f32(op.x.dtype), from, to, static_cast<int64_t>(op.from.size()), op.x.shape[1],
+                  op.out.data, is_f32(op.out.dtype));
 }
 
 void CudaBackend::do_convert(const Convert& op) {
@@ -464,8 +466,8 @@ void CudaBackend::do_moe_group(const MoeGroup& op) {
   const int64_t n = op.experts.shape[0];
   const auto k = static_cast<int>(op.experts.shape[1]);
   const auto experts = static_cast<int>(op.offsets.shape[0] - 1);
-  auto* scratch = static_cast<int32_t*>(
-      workspace(static_cast<size_t>(moe_group_workspace(n, experts, k)) * sizeof(int32_t)));
+  auto* scratch =
+      static_cast<int32_t*>(workspace(static_cast<size_t>(moe_group_workspace(n, experts, k)) * sizeof(int32_t)));
   cuda::moe_group(stream_, op.experts.as<int32_t>(), n, experts, k, op.rows.as<int32_t>(), op.offsets.as<int32_t>(),
                   op.places.as<int32_t>(), scratch);
 }
@@ -591,7 +593,7 @@ std::unique_ptr<Backend> make_emulated_cuda_backend(const CudaOptions& options) 
   return std::make_unique<cuda::CudaBackend>(cuda::open_device(0).value(), options);
 }
 #else
-Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
+Result<std::unique_ptr<Backend> > make_cuda_backend(const CudaOptions& options) {
   KEYE_TRY(cuda::DeviceInfo info, cuda::open_device(options.device));
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(std::move(info), options));
 }

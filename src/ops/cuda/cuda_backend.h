@@ -1,5 +1,5 @@
-// The CUDA backend: ops as kernels on one stream of one device. Results have the same bits for a row whatever else is in
-// the batch, as on the CPU; between the two devices they differ by rounding.
+// The CUDA backend: ops as kernels on one stream of one device. Results have the same bits for a row whatever else is
+// in the batch, as on the CPU; between the two devices they differ by rounding.
 #pragma once
 
 #include <deque>
@@ -38,6 +38,8 @@ class CudaBackend final : public Backend {
   int workers() const override { return pool_.size(); }
   Memory& memory() override { return memory_; }
   bool on_host() override { return false; }
+  size_t memory_total() override { return info_.memory_bytes; }
+  size_t memory_available() override { return device_free_bytes(); }
   void write(const View& to, const void* from) override;
   void read(const ConstView& from, void* to) override;
   void copy(void* to, const void* from, size_t bytes) override;
@@ -70,8 +72,8 @@ class CudaBackend final : public Backend {
   void do_merge_patches(const MergePatches& op) override;
 
  private:
-  /// A step's numbers on their way: packed into page-locked memory, sent in one copy. Two take turns, so that one can be
-  /// filled while the device still reads the other.
+  /// A step's numbers on their way: packed into page-locked memory, sent in one copy. Two take turns, so that one can
+  /// be filled while the device still reads the other.
   struct Staging {
     std::byte* data = nullptr;
     std::unique_ptr<Event> sent;
@@ -98,11 +100,11 @@ class CudaBackend final : public Backend {
   std::string name_;
 
   std::array<Staging, 2> staging_;
-  size_t filling_ = 0;                // which of the two
-  size_t used_ = 0, sent_ = 0;        // bytes of it
-  std::byte* arena_ = nullptr;        // the device's copy
-  uint64_t layout_ = 0;               // of what was uploaded since begin_step: sizes, not values
-  int64_t step_rows_ = 0;             // tokens of the step, as uploaded sequences tell
+  size_t filling_ = 0;          // which of the two
+  size_t used_ = 0, sent_ = 0;  // bytes of it
+  std::byte* arena_ = nullptr;  // the device's copy
+  uint64_t layout_ = 0;         // of what was uploaded since begin_step: sizes, not values
+  int64_t step_rows_ = 0;       // tokens of the step, as uploaded sequences tell
   std::deque<DeviceSequences> sequences_;
   Buffer workspace_;
 

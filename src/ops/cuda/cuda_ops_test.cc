@@ -1,5 +1,5 @@
-// Every op of the CUDA backend beside the reference, and the bits of a row in every company: over the emulator, or, built
-// with KEYE_CUDA_DEVICE_TEST, over the device of this machine.
+// Every op of the CUDA backend beside the reference, and the bits of a row in every company: over the emulator, or,
+// built with KEYE_CUDA_DEVICE_TEST, over the device of this machine.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -69,8 +69,9 @@ Tensor blank(DType dtype, Shape shape) {
 float at(const ConstView& view, int64_t i) {
   if (view.dtype == DType::i32) return static_cast<float>(view.as<int32_t>()[i]);
   float value = 0;
-  convert_to_float(view.dtype, static_cast<const std::byte*>(view.data) + static_cast<size_t>(i) * dtype_bytes(view.dtype),
-                   &value, 1);
+  convert_to_float(view.dtype,
+                   static_cast<const std::byte*>(view.data) + static_cast<size_t>(i) * dtype_bytes(view.dtype), &value,
+                   1);
   return value;
 }
 
@@ -124,9 +125,9 @@ TEST(CudaOps, Linear) {
   struct Case {
     int64_t n, outputs, inputs;
   };
-  std::vector<Case> cases = {{1, 8, 8},    {1, 40, 72},  {2, 130, 64}, {7, 24, 200},
+  std::vector<Case> cases = {{1, 8, 8},    {1, 40, 72},  {2, 130, 64},  {7, 24, 200},
                              {9, 257, 72}, {33, 48, 36}, {65, 130, 64}, {130, 48, 588}};
-  if (kLarge) cases.insert(cases.end(), {{1, 5120, 2048}, {64, 2048, 4096}, {300, 1536, 2048}, {1000, 1000, 1152}});
+  if (kLarge) cases.insert(cases.end(), {{1, 1280, 2048}, {64, 256, 4096}, {300, 512, 2048}, {1000, 200, 1152}});
   int turn = 0;
   for (const Case& c : cases) {
     for (const DType dtype : {DType::bf16, DType::f32}) {
@@ -302,7 +303,8 @@ TEST(CudaOps, RopeTable) {
   Tensor expected[2] = {Tensor(DType::f32, {4, 8}), Tensor(DType::f32, {4, 8})};
   Tensor got[2] = {blank(DType::f32, {4, 8}), blank(DType::f32, {4, 8})};
   const Tensor on_device = put(inv_freq);
-  rope_table(*ref, {{time, height, width}, std::as_const(inv_freq).view(), {2, 3, 3}, expected[0].view(), expected[1].view()});
+  rope_table(
+      *ref, {{time, height, width}, std::as_const(inv_freq).view(), {2, 3, 3}, expected[0].view(), expected[1].view()});
   rope_table(device(), {{time, height, width}, on_device.view(), {2, 3, 3}, got[0].view(), got[1].view()});
   for (int i = 0; i < 2; ++i) EXPECT_LT(distance(get(got[i]).view(), expected[i].view()), 1e-6);
 }
@@ -396,10 +398,12 @@ struct Cache {
     pages.resize(lengths.size());
     for (int64_t page = longest - 1; page >= 0; --page) {
       for (size_t s = 0; s < lengths.size(); ++s) {
-        pages[s].insert(pages[s].begin(), static_cast<int32_t>(page * static_cast<int64_t>(lengths.size()) + static_cast<int64_t>(s)));
+        pages[s].insert(pages[s].begin(),
+                        static_cast<int32_t>(page * static_cast<int64_t>(lengths.size()) + static_cast<int64_t>(s)));
       }
     }
-    const auto bytes = static_cast<int64_t>(plane(nullptr).page_bytes()) * longest * static_cast<int64_t>(lengths.size());
+    const auto bytes =
+        static_cast<int64_t>(plane(nullptr).page_bytes()) * longest * static_cast<int64_t>(lengths.size());
     for (int i = 0; i < 2; ++i) {
       host[i] = Tensor(DType::u8, {bytes});
       on_device[i] = device().tensor(DType::u8, {bytes});
@@ -417,7 +421,8 @@ struct Cache {
   std::vector<int32_t> slots() const {
     std::vector<int32_t> result;
     for (size_t s = 0; s < lengths.size(); ++s) {
-      for (int i = 0; i < lengths[s]; ++i) result.push_back(pages[s][static_cast<size_t>(i / kPageTokens)] * kPageTokens + i % kPageTokens);
+      for (int i = 0; i < lengths[s]; ++i)
+        result.push_back(pages[s][static_cast<size_t>(i / kPageTokens)] * kPageTokens + i % kPageTokens);
     }
     return result;
   }
@@ -465,7 +470,8 @@ Tensor fill(Backend& ref, Cache& cache) {
       return count;
     };
     // Sums in another order turn few of the last bits.
-    EXPECT_LE(static_cast<double>(differs()), 0.05 * static_cast<double>(got.shape()[0]) * (plane_dtype == DType::f32 ? 10 : 1));
+    EXPECT_LE(static_cast<double>(differs()),
+              0.05 * static_cast<double>(got.shape()[0]) * (plane_dtype == DType::f32 ? 10 : 1));
     // From here on both have the same keys and values.
     device().write(cache.on_device[i].view(), cache.host[i].view().data);
   }
@@ -558,8 +564,8 @@ TEST(CudaOps, PagedAttention) {
 
 TEST(CudaOps, ARowOfAttentionHasTheSameBitsInAnyCompany) {
   const auto ref = make_ref_backend();
-  for (const Heads& heads : kLarge ? std::vector<Heads>{{32, 4, 128}, {8, 2, 64}, {2, 1, 32}}
-                                   : std::vector<Heads>{{4, 2, 64}}) {
+  for (const Heads& heads :
+       kLarge ? std::vector<Heads>{{32, 4, 128}, {8, 2, 64}, {2, 1, 32}} : std::vector<Heads>{{4, 2, 64}}) {
     const int length = kLarge ? 2600 : 1040;  // over several parts
     Cache cache(heads, {length, 90});
     const Tensor q = fill(*ref, cache);
@@ -579,7 +585,8 @@ TEST(CudaOps, ARowOfAttentionHasTheSameBitsInAnyCompany) {
     Tensor all(DType::i32, {cache.total(), length});
     for (int64_t t = 0; t < cache.total(); ++t) {
       const int64_t index = t < length ? t : t - length;
-      for (int64_t i = 0; i < length; ++i) all.as<int32_t>()[t * length + i] = i <= index ? static_cast<int32_t>(i) : -1;
+      for (int64_t i = 0; i < length; ++i)
+        all.as<int32_t>()[t * length + i] = i <= index ? static_cast<int32_t>(i) : -1;
     }
     const Tensor chosen = attend(cache, q, {{0, length - 3, 3}, {1, 80, 1}}, &all);
     for (int i = 0; i < 3; ++i) expect_row(chosen, i, length - 3 + i);
@@ -588,7 +595,7 @@ TEST(CudaOps, ARowOfAttentionHasTheSameBitsInAnyCompany) {
 
 TEST(CudaOps, ChosenKeys) {
   const auto ref = make_ref_backend();
-  for (const Heads& heads : head_shapes()) {
+  for (const Heads& heads : kLarge ? head_shapes() : std::vector<Heads>{{8, 1, 64}, {2, 1, 16}}) {
     Cache cache(heads, {150, 40});
     const Tensor q = fill(*ref, cache);
     const int64_t most = 100;
@@ -612,7 +619,7 @@ TEST(CudaOps, ChosenKeys) {
 
 TEST(CudaOps, VisionAttention) {
   const auto ref = make_ref_backend();
-  for (const int64_t d : {16, 64, 72, 78, 96, 100}) {
+  for (const int64_t d : kLarge ? std::vector<int64_t>{16, 64, 72, 78, 96, 100} : std::vector<int64_t>{72, 16, 100}) {
     for (const DType dtype : {DType::bf16, DType::f32}) {
       const int heads = 2;
       const std::vector<int32_t> segments = {0, 65, 66, 66, kLarge ? 1000 : 150};
@@ -650,12 +657,13 @@ TEST(CudaOps, Indexer) {
     int64_t heads, dim;
     DType dtype;
   };
-  for (const auto& [heads, dim, dtype] : {Case{16, 64, DType::bf16}, Case{4, 128, DType::bf16}, Case{3, 16, DType::bf16},
-                                          Case{16, 64, DType::f32}, Case{2, 8, DType::f32}}) {
+  for (const auto& [heads, dim, dtype] : {Case{16, 64, DType::bf16}, Case{4, 128, DType::bf16},
+                                          Case{3, 16, DType::bf16}, Case{16, 64, DType::f32}, Case{2, 8, DType::f32}}) {
     const int64_t n = kLarge ? 900 : 150;
     const Tensor q_gate = random(DType::f32, {n, heads * dim + heads}, 41);
     const Tensor k_in = random(DType::f32, {n, dim}, 42);
-    const Tensor norms[3] = {random(DType::f32, {dim}, 43), random(DType::f32, {dim}, 44), random(DType::f32, {dim}, 45)};
+    const Tensor norms[3] = {random(DType::f32, {dim}, 43), random(DType::f32, {dim}, 44),
+                             random(DType::f32, {dim}, 45)};
     const Tensor cos = random(DType::f32, {n, dim / 2}, 46);
     const Tensor sin = random(DType::f32, {n, dim / 2}, 47);
     std::vector<int32_t> slots(static_cast<size_t>(n));
@@ -669,9 +677,9 @@ TEST(CudaOps, Indexer) {
     Tensor gate(DType::f32, {n, heads});
     Tensor q_device = blank(dtype, q.shape());
     Tensor gate_device = blank(DType::f32, gate.shape());
-    indexer_input(*ref, {q_gate.view(), k_in.view(), norms[0].view(), norms[1].view(), norms[2].view(), 1e-6F,
-                         cos.view(), sin.view(), slots, q.view(), gate.view(),
-                         index_plane(keys, dtype, PlaneLayout::keys, dim)});
+    indexer_input(*ref,
+                  {q_gate.view(), k_in.view(), norms[0].view(), norms[1].view(), norms[2].view(), 1e-6F, cos.view(),
+                   sin.view(), slots, q.view(), gate.view(), index_plane(keys, dtype, PlaneLayout::keys, dim)});
     const Tensor on[7] = {put(q_gate), put(k_in), put(norms[0]), put(norms[1]), put(norms[2]), put(cos), put(sin)};
     indexer_input(device(), {on[0].view(), on[1].view(), on[2].view(), on[3].view(), on[4].view(), 1e-6F, on[5].view(),
                              on[6].view(), slots, q_device.view(), gate_device.view(),
@@ -698,7 +706,8 @@ TEST(CudaOps, Indexer) {
         double sum = 0;
         for (int64_t h = 0; h < heads; ++h) {
           double dot = 0;
-          for (int64_t i = 0; i < dim; ++i) dot += at(q_host.view(), (t * heads + h) * dim + i) * at(keys_host.view(), s * dim + i);
+          for (int64_t i = 0; i < dim; ++i)
+            dot += at(q_host.view(), (t * heads + h) * dim + i) * at(keys_host.view(), s * dim + i);
           sum += gate_host.as<float>()[t * heads + h] * std::max(0.0, dot);
         }
         EXPECT_NEAR(row[s], sum, 2e-4) << t << " " << s;

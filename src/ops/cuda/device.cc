@@ -55,7 +55,12 @@ Result<DeviceInfo> open_device(int number) {
     return make_error(ErrorCode::unsupported, "CUDA", "{} has compute capability {}.{}; 8.0 is the least",
                       properties.name, properties.major, properties.minor);
   }
-  DeviceInfo info{properties.name, properties.major, properties.minor, properties.multiProcessorCount, 0, 0,
+  DeviceInfo info{properties.name,
+                  properties.major,
+                  properties.minor,
+                  properties.multiProcessorCount,
+                  0,
+                  0,
                   static_cast<size_t>(properties.l2CacheSize)};
   check_cuda(cudaMemGetInfo(&info.free_bytes, &info.memory_bytes), "cudaMemGetInfo");
   return info;
@@ -80,6 +85,12 @@ void* device_allocate(size_t bytes) {
   return data;
 }
 void device_free(void* data) { cudaFree(data); }
+size_t device_free_bytes() {
+  size_t free = 0;
+  size_t total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
+}
 void* pinned_allocate(size_t bytes) {
   void* data = nullptr;
   const cudaError_t status = cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
@@ -103,8 +114,9 @@ void copy_on_device(void* to, const void* from, size_t bytes, Stream stream) {
 }
 void copy_2d_on_device(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t row_bytes, size_t rows,
                        Stream stream) {
-  check_cuda(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDeviceToDevice, native(stream)),
-             "copy on the device");
+  check_cuda(
+      cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDeviceToDevice, native(stream)),
+      "copy on the device");
 }
 std::unique_ptr<Event> make_event() { return std::make_unique<RecordedEvent>(); }
 void clear_on_device(void* data, size_t bytes, Stream stream) {

@@ -29,6 +29,7 @@ void synchronize(Stream stream);
 /// Null where the device has no memory left.
 void* device_allocate(size_t bytes);
 void device_free(void* data);
+size_t device_free_bytes();
 /// Page-locked memory of the host, which the device can read, too. Null where there is none.
 void* pinned_allocate(size_t bytes);
 void pinned_free(void* data);

@@ -1,7 +1,5 @@
 #include "ops/cuda/emulator.h"
 
-#include <ucontext.h>
-
 #include <cstdlib>
 #include <random>
 #include <vector>
@@ -9,6 +7,74 @@
 #include "base/check.h"
 #include "ops/cuda/device.h"
 #include "ops/cuda/gemm_wgmma.h"
+
+// Saves the registers that a call keeps and the stack pointer in *from, and takes them from `to`. A system's own switch
+// (swapcontext) asks the kernel for the signal mask each time, and there are millions.
+extern "C" void keye_switch_fiber(void** from, void* to);
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl keye_switch_fiber
+.type keye_switch_fiber, @function
+keye_switch_fiber:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size keye_switch_fiber, .-keye_switch_fiber
+)");
+constexpr int kFrameWords = 8;  // six registers, the entry, and a word that keeps the stack aligned as after a call
+constexpr int kEntryWord = 6;
+#elif defined(__aarch64__)
+asm(R"(
+.text
+.globl keye_switch_fiber
+.type keye_switch_fiber, @function
+keye_switch_fiber:
+  sub sp, sp, #160
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mov x9, sp
+  str x9, [x0]
+  mov sp, x1
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #160
+  ret
+.size keye_switch_fiber, .-keye_switch_fiber
+)");
+constexpr int kFrameWords = 20;
+constexpr int kEntryWord = 11;  // x30
+#else
+#error "the CUDA emulator knows how to switch fibers on x86-64 and arm64 only"
+#endif
 
 namespace keye::ops::cuda {
 namespace emulator {
@@ -24,7 +90,7 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context{};
+  void* stack_pointer = nullptr;
   std::vector<std::byte> stack;
   Place place;
   int warp = 0;
@@ -46,7 +112,7 @@ struct Warp {
   std::byte slots[kWarp][kSlotBytes];
 };
 
-ucontext_t scheduler;
+void* scheduler_stack_pointer = nullptr;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 Gate block_gate;
@@ -56,7 +122,7 @@ const std::function<void()>* work = nullptr;
 std::mt19937 order_random{1};
 uint64_t progress = 0;
 
-void yield() { ::swapcontext(&self->context, &scheduler); }
+void yield() { keye_switch_fiber(&self->stack_pointer, scheduler_stack_pointer); }
 
 void pass(Gate& gate) {
   ++progress;
@@ -98,6 +164,15 @@ void fiber_main() {
   yield();
 }
 
+/// A stack that a switch can go to for the first time: registers of no meaning, then where to go.
+void* first_frame(std::vector<std::byte>& stack) {
+  auto top = reinterpret_cast<uintptr_t>(stack.data() + stack.size()) & ~uintptr_t{15};
+  auto* frame = reinterpret_cast<void**>(top) - kFrameWords;
+  std::fill_n(frame, kFrameWords, nullptr);
+  frame[kEntryWord] = reinterpret_cast<void*>(&fiber_main);
+  return frame;
+}
+
 void run_block(Dim3 grid, Dim3 block, Dim3 index) {
   const unsigned threads = block.x * block.y * block.z;
   fibers.resize(std::max<size_t>(fibers.size(), threads));
@@ -113,14 +188,10 @@ void run_block(Dim3 grid, Dim3 block, Dim3 index) {
     fiber.groups.clear();
     fiber.open.clear();
     fiber.warp = static_cast<int>(t / kWarp);
-    fiber.place = {{t % block.x, t / block.x % block.y, t / block.x / block.y}, index, block, grid,
-                   static_cast<int>(t % kWarp)};
+    fiber.place = {
+        {t % block.x, t / block.x % block.y, t / block.x / block.y}, index, block, grid, static_cast<int>(t % kWarp)};
     ++warps[t / kWarp].gate.expected;
-    KEYE_CHECK(::getcontext(&fiber.context) == 0);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = nullptr;
-    ::makecontext(&fiber.context, fiber_main, 0);
+    fiber.stack_pointer = first_frame(fiber.stack);
     order.push_back(&fiber);
   }
   std::shuffle(order.begin(), order.end(), order_random);
@@ -129,7 +200,7 @@ void run_block(Dim3 grid, Dim3 block, Dim3 index) {
     for (Fiber* fiber : order) {
       if (fiber->done) continue;
       self = fiber;
-      ::swapcontext(&scheduler, &fiber->context);
+      keye_switch_fiber(&scheduler_stack_pointer, fiber->stack_pointer);
       if (fiber->done) --left;
     }
     KEYE_CHECK(progress != before, "threads wait for each other at different barriers");
@@ -147,7 +218,9 @@ void block_barrier() { pass(block_gate); }
 void warp_barrier() { pass(warps[static_cast<size_t>(self->warp)].gate); }
 std::byte* slot(int lane) { return warps[static_cast<size_t>(self->warp)].slots[lane]; }
 
-void queue_copy(void* to, const void* from, size_t bytes, bool valid) { self->open.push_back({to, from, bytes, valid}); }
+void queue_copy(void* to, const void* from, size_t bytes, bool valid) {
+  self->open.push_back({to, from, bytes, valid});
+}
 void commit_copies() {
   self->groups.push_back(std::move(self->open));
   self->open.clear();
@@ -191,6 +264,7 @@ void* device_allocate(size_t bytes) {
   return data;
 }
 void device_free(void* data) { std::free(data); }
+size_t device_free_bytes() { return size_t{8} << 30; }
 void* pinned_allocate(size_t bytes) { return device_allocate(bytes); }
 void pinned_free(void* data) { std::free(data); }
 void copy_to_device(void* to, const void* from, size_t bytes, Stream) { std::memcpy(to, from, bytes); }

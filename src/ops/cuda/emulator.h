@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the CPU, one fiber per thread and one block after another, so that their indexing, barriers and
-// masks are tested on machines without a GPU. Speed and the device's rounding are not emulated. Asynchronous copies land
-// when they are waited for, and fibers run from one collective to the next, in an order that a seed shuffles: a missing
-// barrier or wait shows as a wrong result.
+// masks are tested on machines without a GPU. Speed and the device's rounding are not emulated. Asynchronous copies
+// land when they are waited for, and fibers run from one collective to the next, in an order that a seed shuffles: a
+// missing barrier or wait shows as a wrong result.
 #pragma once
 
 #include <algorithm>
@@ -77,12 +77,24 @@ void launch(Stream, emulator::Dim3 grid, emulator::Dim3 block, size_t shared_byt
 // The language itself. CUDA has these names at global scope and as keywords.
 // NOLINTBEGIN
 using dim3 = keye::ops::cuda::emulator::Dim3;
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -170,15 +182,33 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline float __fdividef(float a, float b) { return a / b; }
 template <class T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p) {
+  return *p;
+}
 template <class T>
-T atomicAdd(T* p, T value) { const T old = *p; *p = old + value; return old; }
+T atomicAdd(T* p, T value) {
+  const T old = *p;
+  *p = old + value;
+  return old;
+}
 template <class T>
-T atomicMax(T* p, T value) { const T old = *p; *p = std::max(old, value); return old; }
+T atomicMax(T* p, T value) {
+  const T old = *p;
+  *p = std::max(old, value);
+  return old;
+}
 template <class T>
-T atomicMin(T* p, T value) { const T old = *p; *p = std::min(old, value); return old; }
+T atomicMin(T* p, T value) {
+  const T old = *p;
+  *p = std::min(old, value);
+  return old;
+}
 template <class T>
-T atomicOr(T* p, T value) { const T old = *p; *p = old | value; return old; }
+T atomicOr(T* p, T value) {
+  const T old = *p;
+  *p = old | value;
+  return old;
+}
 using std::isnan;
 using std::max;
 using std::min;

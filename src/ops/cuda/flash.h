@@ -20,7 +20,7 @@ inline constexpr int kBlocksPerPart = kKeysPerPart / kBlockKeys;
 template <int kWidth>
 inline constexpr int kTileRow = kWidth * 2 + (kWidth / 8 % 2 == 0 ? 16 : 32);
 template <int kKey>
-inline constexpr int kStageBytes = 2 * kBlockKeys * kTileRow<kKey>;
+inline constexpr int kStageBytes = 2 * kBlockKeys* kTileRow<kKey>;
 
 /// 2^((a - b) c), and 1 if they are equal, infinite or not.
 __device__ __forceinline__ float decay(float a, float b, float c) { return a == b ? 1.0F : exp2f((a - b) * c); }
@@ -83,7 +83,8 @@ struct Rows {
 };
 
 /// One block of 64 keys for a warp's 16 rows. `limits`: how many of the block's keys each of the lane's two rows sees.
-///   query  fragments of [16, kKey]     keys [64][kKey], values [64][kValue] in shared memory, rows kTileRow<kKey> apart
+///   query  fragments of [16, kKey]     keys [64][kKey], values [64][kValue] in shared memory, rows kTileRow<kKey>
+///   apart
 template <int kKey, int kValue>
 __device__ __forceinline__ void attend_block(const uint32_t (&query)[kKey / 16][4], const unsigned char* keys,
                                              const unsigned char* values, const int (&limits)[2], float c,
@@ -208,8 +209,7 @@ __device__ __forceinline__ void load_query(const bf16* upper, const bf16* lower,
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bf16* row = i % 2 == 0 ? upper : lower;
-      query[k][i] =
-          row == nullptr ? 0U : *reinterpret_cast<const uint32_t*>(row + 16 * k + column + (i < 2 ? 0 : 8));
+      query[k][i] = row == nullptr ? 0U : *reinterpret_cast<const uint32_t*>(row + 16 * k + column + (i < 2 ? 0 : 8));
     }
   }
 }

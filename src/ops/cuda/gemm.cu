@@ -57,7 +57,7 @@ __device__ __forceinline__ Group group_of_block(const GemmArguments& a) {
 
 // -- bf16 --------------------------------------------------------------------
 
-constexpr int kDepth = 64;              // inputs of a stage: rows of 128 bytes
+constexpr int kDepth = 64;  // inputs of a stage: rows of 128 bytes
 constexpr int kRowBytes = kDepth * 2;
 constexpr int kChunks = kRowBytes / 16;
 

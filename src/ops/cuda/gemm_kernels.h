@@ -8,9 +8,9 @@
 
 namespace keye::ops::cuda {
 
-/// A packed matrix in device memory: rows of `stride` elements, one after another: inputs padded with zeros to a multiple
-/// of 8 (bf16) or 4 (f32). Gated: blocks of 16 rows, 8 of gate and the same 8 of up, padded with zeros to whole blocks.
-/// A bf16 matrix is followed by its tensor map (gemm_wgmma.h).
+/// A packed matrix in device memory: rows of `stride` elements, one after another: inputs padded with zeros to a
+/// multiple of 8 (bf16) or 4 (f32). Gated: blocks of 16 rows, 8 of gate and the same 8 of up, padded with zeros to
+/// whole blocks. A bf16 matrix is followed by its tensor map (gemm_wgmma.h).
 struct GemmShape {
   int64_t outputs = 0;  // rows stored, of both halves if gated
   int64_t inputs = 0;
@@ -38,8 +38,8 @@ struct GemmArguments {
   int groups;
 };
 
-/// bf16, by mma.m16n8k16: f32 sums over steps of 16 inputs in order, which are the bits of gemm_wgmma.h. Every weight is
-/// read once per 64 rows: at the memory's speed for few rows, but far from the tensor cores' for many.
+/// bf16, by mma.m16n8k16: f32 sums over steps of 16 inputs in order, which are the bits of gemm_wgmma.h. Every weight
+/// is read once per 64 rows: at the memory's speed for few rows, but far from the tensor cores' for many.
 void gemm_bf16(Stream stream, const GemmArguments& a, int processors);
 /// f32, by plain multiply-adds: 32 sums of every 32nd four inputs, in order, added as a tree.
 void gemm_f32(Stream stream, const GemmArguments& a);

@@ -390,8 +390,7 @@ bool wgmma_supports(const WgmmaGemm& op) {
   if (op.inputs <= 0 || op.inputs > kMost || op.inputs % 8 != 0) return false;
   if ((op.n / 64 + 1 + op.groups) * (op.outputs / 64 + 1) > kMost) return false;
   if (!aligned(op.x, 16) || (grouped ? op.offsets == nullptr || op.groups <= 0 : !aligned(op.w, 128))) return false;
-  if (op.out_dtype != DType::bf16 && op.out_dtype != DType::f32) return false;
-  if (op.accumulate && op.out_dtype != DType::f32) return false;
+  if (op.accumulate && !op.out_f32) return false;
   // Gated results have a whole number of 16-byte chunks, which only the vector stores write.
   return op.activation != Activation::silu_mul || (op.outputs % 16 == 0 && aligned(op.out, 16));
 }
@@ -424,7 +423,7 @@ int wgmma_gemm(const WgmmaGemm& op, void* stream, int sm_count) {
   results.columns = results.outputs / (op.activation == Activation::silu_mul ? 2 : 1);
   results.activation = op.activation;
   results.accumulate = op.accumulate;
-  results.out_f32 = op.out_dtype == DType::f32;
+  results.out_f32 = op.out_f32;
   results.vectors = aligned(op.out, 16) && results.columns % (results.out_f32 ? 2 : 8) == 0;
 
   auto* const native = static_cast<cudaStream_t>(stream);

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "ops/activation.h"
-#include "tensor/dtype.h"
 
 namespace keye::ops::cuda {
 
@@ -33,7 +32,7 @@ struct WgmmaGemm {
   Activation activation = Activation::none;
   bool accumulate = false;
   void* out = nullptr;
-  DType out_dtype = DType::bf16;
+  bool out_f32 = false;  // else bf16
   WgmmaTile tile = WgmmaTile::automatic;
 };
 

@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(32 * kInputWarps) input_kernel(IndexerInputArg
   } else {
     out = static_cast<unsigned char*>(a.q);
     at = (t * a.heads + head) * d;
-    if (lane == 0) a.gate[t * a.heads + head] = __fmul_rn(a.q_gate[t * row_floats + static_cast<int64_t>(a.heads) * d + head], root);
+    if (lane == 0)
+      a.gate[t * a.heads + head] = __fmul_rn(a.q_gate[t * row_floats + static_cast<int64_t>(a.heads) * d + head], root);
   }
   for (int i = lane; i < d; i += 32) {
     if (narrow) {
@@ -141,8 +142,8 @@ __device__ __forceinline__ int keys_to_score(const SparseSelectArguments& a, con
   return slice.all || keys > a.topk ? keys : 0;
 }
 
-/// Up to 16 heads and bf16, on the tensor cores: a warp scores 64 kBlocksPerWarp keys for kTokens tokens. The inputs of a
-/// head are taken in an order that lets queries and keys be loaded 16 bytes at a time; heads are added as a tree.
+/// Up to 16 heads and bf16, on the tensor cores: a warp scores 64 kBlocksPerWarp keys for kTokens tokens. The inputs of
+/// a head are taken in an order that lets queries and keys be loaded 16 bytes at a time; heads are added as a tree.
 template <int kDim, int kTokens>
 __global__ void __launch_bounds__(32 * kScoreWarps) score_kernel(SparseSelectArguments a, Slice slice) {
   const DeviceSequence sequence = a.sequences.sequences[blockIdx.z];
@@ -155,7 +156,8 @@ __global__ void __launch_bounds__(32 * kScoreWarps) score_kernel(SparseSelectArg
     keys[t] = keys_to_score(a, slice, sequence, first_row + t);
     most = max(most, keys[t]);
   }
-  const int first_block = (static_cast<int>(blockIdx.x) * kScoreWarps + static_cast<int>(threadIdx.x) / 32) * kBlocksPerWarp;
+  const int first_block =
+      (static_cast<int>(blockIdx.x) * kScoreWarps + static_cast<int>(threadIdx.x) / 32) * kBlocksPerWarp;
   if (first_block * kPage >= most) return;
   constexpr int kPieces = kDim / 32;
   uint4 query[kTokens][kPieces][2];  // heads lane / 4 and lane / 4 + 8
@@ -188,8 +190,8 @@ __global__ void __launch_bounds__(32 * kScoreWarps) score_kernel(SparseSelectArg
       for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
         for (int piece = 0; piece < kPieces; ++piece) {
-          key[tile][piece] = *reinterpret_cast<const uint4*>(
-              page + (16 * pair + 8 * tile + lane / 4) * kDim + piece * 32 + lane % 4 * 8);
+          key[tile][piece] = *reinterpret_cast<const uint4*>(page + (16 * pair + 8 * tile + lane / 4) * kDim +
+                                                             piece * 32 + lane % 4 * 8);
         }
       }
 #pragma unroll
@@ -207,7 +209,8 @@ __global__ void __launch_bounds__(32 * kScoreWarps) score_kernel(SparseSelectArg
           }
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            mine[2 * tile + i] = fmaf(gate[t][0], fmaxf(dots[i], 0.0F), __fmul_rn(gate[t][1], fmaxf(dots[i + 2], 0.0F)));
+            mine[2 * tile + i] =
+                fmaf(gate[t][0], fmaxf(dots[i], 0.0F), __fmul_rn(gate[t][1], fmaxf(dots[i + 2], 0.0F)));
           }
         }
         // Over the heads, by halving: a lane keeps the keys of one tile, then one key.
@@ -372,7 +375,8 @@ void score(Stream stream, const SparseSelectArguments& a, const Slice& slice) {
     launch(stream, dim3(wide, static_cast<unsigned>((rows + 3) / 4), count), 32 * kScoreWarps, 0, score_kernel<kDim, 4>,
            a, slice);
   } else {
-    launch(stream, dim3(wide, static_cast<unsigned>(rows), count), 32 * kScoreWarps, 0, score_kernel<kDim, 1>, a, slice);
+    launch(stream, dim3(wide, static_cast<unsigned>(rows), count), 32 * kScoreWarps, 0, score_kernel<kDim, 1>, a,
+           slice);
   }
 }
 

@@ -73,7 +73,9 @@ inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
 }
 
 /// Starts a copy of 16 bytes to shared memory; zeros if not valid.
-inline void copy_async(void* shared, const void* global, bool valid) { emulator::queue_copy(shared, global, 16, valid); }
+inline void copy_async(void* shared, const void* global, bool valid) {
+  emulator::queue_copy(shared, global, 16, valid);
+}
 inline void commit_copies() { emulator::commit_copies(); }
 /// Waits until at most `groups_left` of this thread's committed groups are under way.
 template <int groups_left>

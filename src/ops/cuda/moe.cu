@@ -12,8 +12,8 @@ constexpr int kRouteWarps = 4;
 
 /// One warp per token; lane l holds the experts l + 32 i.
 template <int kPerLane>
-__global__ void __launch_bounds__(32 * kRouteWarps) route_kernel(const float* logits, int64_t n, int experts, int k,
-                                                                 bool normalise, int32_t* chosen, float* weights) {
+__global__ void __launch_bounds__(32 * kRouteWarps)
+    route_kernel(const float* logits, int64_t n, int experts, int k, bool normalise, int32_t* chosen, float* weights) {
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kRouteWarps + threadIdx.x / 32;
   if (token >= n) return;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(32 * kRouteWarps) route_kernel(const float* lo
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) p[i] = lane + 32 * i < experts ? __fdiv_rn(p[i], sum) : -1.0F;
 
-  float kept = 0.0F;    // lane j: the weight of rank j and of rank j + 32
+  float kept = 0.0F;  // lane j: the weight of rank j and of rank j + 32
   float kept_more = 0.0F;
   int32_t place = 0;
   int32_t place_more = 0;
@@ -126,8 +126,8 @@ __device__ __forceinline__ int pair_expert(const int32_t* chosen, int64_t pair, 
 }
 
 /// counts[chunk][e]
-__global__ void __launch_bounds__(kChunk) count_kernel(const int32_t* chosen, int64_t pairs, int experts,
-                                                       int32_t* counts) {
+__global__ void __launch_bounds__(kChunk)
+    count_kernel(const int32_t* chosen, int64_t pairs, int experts, int32_t* counts) {
   auto* before = dynamic_shared<int32_t>();
   const int64_t pair = static_cast<int64_t>(blockIdx.x) * kChunk + threadIdx.x;
   const int expert = pair_expert(chosen, pair, pairs);
@@ -281,8 +281,8 @@ void moe_group(Stream stream, const int32_t* chosen, int64_t n, int experts, int
   launch(stream, blocks, kChunk, shared, scatter_kernel, chosen, pairs, experts, k, workspace, rows, places);
 }
 
-void moe_combine(Stream stream, const float* y, const int32_t* places, const float* weights, int64_t n, int k, int64_t c,
-                 float* out) {
+void moe_combine(Stream stream, const float* y, const int32_t* places, const float* weights, int64_t n, int k,
+                 int64_t c, float* out) {
   if (n == 0) return;
   const int64_t pieces = c % 4 == 0 ? c / 4 : c;
   const auto blocks = static_cast<unsigned>((n * pieces + kThreads - 1) / kThreads);

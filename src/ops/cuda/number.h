@@ -4,9 +4,10 @@
 #include <cstdint>
 
 #include "ops/cuda/simt.h"
-#include "tensor/dtype.h"
 
-#ifndef KEYE_CUDA_EMULATOR
+#ifdef KEYE_CUDA_EMULATOR
+#include "tensor/dtype.h"
+#else
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #endif
@@ -37,9 +38,7 @@ inline uint32_t two_bf16(float low, float high) {
 inline float to_float(f8 x) { return f8_to_float(x.bits); }
 inline f8 to_f8(float x) { return {float_to_f8(x)}; }
 #else
-__device__ __forceinline__ bf16 to_bf16(float x) {
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
-}
+__device__ __forceinline__ bf16 to_bf16(float x) { return {__bfloat16_as_ushort(__float2bfloat16_rn(x))}; }
 __device__ __forceinline__ uint32_t two_bf16(float low, float high) {
   uint32_t two;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(high), "f"(low));

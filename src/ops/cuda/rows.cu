@@ -41,8 +41,8 @@ __device__ __forceinline__ float block_sum(float x) {
 /// One block per row; vectors of four where the row allows them. Sums: each thread's own elements in order, then the
 /// block's tree; vectors or not, thread i has the elements 4 (i + 256 j) + {0, 1, 2, 3}.
 template <class Out, bool kFours, bool kLayer>
-__global__ void __launch_bounds__(kThreads) norm_kernel(const float* x, const float* weight, const float* bias,
-                                                        float eps, int64_t c, Out* out) {
+__global__ void __launch_bounds__(kThreads)
+    norm_kernel(const float* x, const float* weight, const float* bias, float eps, int64_t c, Out* out) {
   x += static_cast<int64_t>(blockIdx.x) * c;
   out += static_cast<int64_t>(blockIdx.x) * c;
   const auto inverse_count = 1.0F / static_cast<float>(c);
@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const float* x, const fl
   for (int64_t i = 4 * static_cast<int64_t>(threadIdx.x); i < c; i += 4 * kThreads) {
     if constexpr (kFours) {
       const float4 four = load_four(x + i);
-      store_four(out + i, make_float4(value(four.x, i), value(four.y, i + 1), value(four.z, i + 2), value(four.w, i + 3)));
+      store_four(out + i,
+                 make_float4(value(four.x, i), value(four.y, i + 1), value(four.z, i + 2), value(four.w, i + 3)));
     } else {
       for (int64_t j = i; j < min(i + 4, c); ++j) out[j] = from_float<Out>(value(x[j], j));
     }
@@ -157,7 +158,7 @@ __global__ void rope_kernel(RopePositions positions, const float* inv_freq, int 
   if (item >= n * pairs) return;
   const int64_t t = item / pairs;
   const int pair = static_cast<int>(item % pairs);
-  const int32_t* axis = pair < positions.end[0] ? positions.axis[0]
+  const int32_t* axis = pair < positions.end[0]   ? positions.axis[0]
                         : pair < positions.end[1] ? positions.axis[1]
                                                   : positions.axis[2];
   const float angle = __fmul_rn(static_cast<float>(axis[t]), inv_freq[pair]);
@@ -188,8 +189,8 @@ __global__ void position_grid_kernel(const float* table, int side, int rows, int
   const Tap vertical = tap(side, static_cast<int>(patch / cols), rows);
   const Tap horizontal = tap(side, static_cast<int>(patch % cols), cols);
   const auto at = [&](int r, int column) { return table[(static_cast<int64_t>(r) * side + column) * c + i]; };
-  const float top = at(vertical.low, horizontal.low) * (1.0F - horizontal.part) +
-                    at(vertical.low, horizontal.high) * horizontal.part;
+  const float top =
+      at(vertical.low, horizontal.low) * (1.0F - horizontal.part) + at(vertical.low, horizontal.high) * horizontal.part;
   const float bottom = at(vertical.high, horizontal.low) * (1.0F - horizontal.part) +
                        at(vertical.high, horizontal.high) * horizontal.part;
   x[item] += top * (1.0F - vertical.part) + bottom * vertical.part;
@@ -232,8 +233,8 @@ __device__ __forceinline__ bool better(float value, int32_t index, float than, i
 
 constexpr int kArgmaxThreads = 1024;
 
-__global__ void __launch_bounds__(kArgmaxThreads) argmax_kernel(const float* x, int64_t c, int32_t* index,
-                                                                float* value) {
+__global__ void __launch_bounds__(kArgmaxThreads)
+    argmax_kernel(const float* x, int64_t c, int32_t* index, float* value) {
   __shared__ float values[kArgmaxThreads / 32];
   __shared__ int32_t indices[kArgmaxThreads / 32];
   x += static_cast<int64_t>(blockIdx.x) * c;
@@ -288,8 +289,8 @@ void layer_norm(Stream stream, const float* x, const float* weight, const float*
 
 void copy_rows(Stream stream, const void* x, bool x_f32, const int32_t* from, const int32_t* to, int64_t count,
                int64_t c, void* out, bool out_f32) {
-  const auto run = x_f32 ? (out_f32 ? copy<float, float> : copy<float, bf16>)
-                         : (out_f32 ? copy<bf16, float> : copy<bf16, bf16>);
+  const auto run =
+      x_f32 ? (out_f32 ? copy<float, float> : copy<float, bf16>) : (out_f32 ? copy<bf16, float> : copy<bf16, bf16>);
   run(stream, x, from, to, count, c, out);
 }
 
@@ -302,7 +303,8 @@ void embed(Stream stream, const void* table, TableElement element, const int32_t
   if (element == TableElement::f32) return copy<float, float>(stream, table, tokens, nullptr, n, c, out);
   if (element == TableElement::bf16) return copy<bf16, float>(stream, table, tokens, nullptr, n, c, out);
   if (n > 0) {
-    launch(stream, blocks_for(n * c), kThreads, 0, embed_kernel<f16>, static_cast<const f16*>(table), tokens, n, c, out);
+    launch(stream, blocks_for(n * c), kThreads, 0, embed_kernel<f16>, static_cast<const f16*>(table), tokens, n, c,
+           out);
   }
 }
 
@@ -331,7 +333,8 @@ void merge_patches(Stream stream, const float* x, int rows, int cols, int merge,
 
 void fill_random(Stream stream, void* data, bool f32, int64_t count, float scale, uint64_t seed) {
   const auto blocks = static_cast<unsigned>(min(static_cast<int64_t>(blocks_for(count)), int64_t{16384}));
-  if (f32) return launch(stream, blocks, kThreads, 0, random_kernel<float>, static_cast<float*>(data), count, scale, seed);
+  if (f32)
+    return launch(stream, blocks, kThreads, 0, random_kernel<float>, static_cast<float*>(data), count, scale, seed);
   launch(stream, blocks, kThreads, 0, random_kernel<bf16>, static_cast<bf16*>(data), count, scale, seed);
 }
 

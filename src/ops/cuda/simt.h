@@ -1,7 +1,7 @@
 // CUDA's device language as this room uses it: from nvcc, or from the emulator, which runs the same source on the CPU.
 //
-// Kernels are plain __global__ templates. Warp collectives are called by all 32 lanes together; dynamic shared memory is
-// dynamic_shared<T>(), 1024-byte aligned. Tensor-core instructions are in mma.h, numbers in number.h.
+// Kernels are plain __global__ templates. Warp collectives are called by all 32 lanes together; dynamic shared memory
+// is dynamic_shared<T>(), 1024-byte aligned. Tensor-core instructions are in mma.h, numbers in number.h.
 #pragma once
 
 #ifdef KEYE_CUDA_EMULATOR

@@ -10,7 +10,8 @@ constexpr int kWarps = 8;
 constexpr int kStages = 2;
 
 __device__ __forceinline__ float element_at(const VisionAttentionArguments& a, int64_t at) {
-  return a.element == Element::f32 ? static_cast<const float*>(a.qkv)[at] : to_float(static_cast<const bf16*>(a.qkv)[at]);
+  return a.element == Element::f32 ? static_cast<const float*>(a.qkv)[at]
+                                   : to_float(static_cast<const bf16*>(a.qkv)[at]);
 }
 
 /// Channel i of a head, rotated by pairs (i, i + d/2).
@@ -24,7 +25,8 @@ __device__ __forceinline__ float rotated(const VisionAttentionArguments& a, int6
   return i < half ? __fsub_rn(__fmul_rn(x, c), __fmul_rn(other, s)) : __fadd_rn(__fmul_rn(x, c), __fmul_rn(other, s));
 }
 
-/// q, k and v as the tensor cores want them: [3][heads][p][width] bf16, rotated, padded with zeros. Two channels a thread.
+/// q, k and v as the tensor cores want them: [3][heads][p][width] bf16, rotated, padded with zeros. Two channels a
+/// thread.
 __global__ void __launch_bounds__(kThreads) arrange_kernel(VisionAttentionArguments a, int width, uint32_t* out) {
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int words = width / 2;
@@ -80,8 +82,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) segment_kernel(VisionAttention
   load_query<kKey>(row < patches ? part(0) + static_cast<int64_t>(row) * kKey : nullptr,
                    row + 8 < patches ? part(0) + static_cast<int64_t>(row + 8) * kKey : nullptr, query);
   Rows<kValue> rows;
-  attend_tile<kKey, kValue, kStages, false>(source, query, 0, (patches + kBlockKeys - 1) / kBlockKeys,
-                                            a.scale * kLog2E, rows);
+  attend_tile<kKey, kValue, kStages, false>(source, query, 0, (patches + kBlockKeys - 1) / kBlockKeys, a.scale * kLog2E,
+                                            rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (row + 8 * half >= patches) continue;
@@ -198,8 +200,8 @@ void vision_attention(Stream stream, const VisionAttentionArguments& a) {
     const auto rows = static_cast<unsigned>((a.segment_max + kPlainWarps - 1) / kPlainWarps);
     return launch(stream, dim3(rows, heads, segments), 32 * kPlainWarps, 0, plain_kernel, a);
   }
-  launch(stream, blocks_for(static_cast<int64_t>(a.p) * 3 * a.heads * (width / 2)), kThreads, 0, arrange_kernel, a, width,
-         static_cast<uint32_t*>(a.workspace));
+  launch(stream, blocks_for(static_cast<int64_t>(a.p) * 3 * a.heads * (width / 2)), kThreads, 0, arrange_kernel, a,
+         width, static_cast<uint32_t*>(a.workspace));
   const dim3 grid(static_cast<unsigned>((a.segment_max + 16 * kWarps - 1) / (16 * kWarps)), heads, segments);
   const auto run = [&](auto kernel, size_t stage_bytes) {
     launch(stream, grid, 32 * kWarps, kStages * stage_bytes, kernel, a);

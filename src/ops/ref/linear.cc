@@ -134,7 +134,8 @@ void RefBackend::do_linear(const Linear& op) {
 void RefBackend::do_grouped_linear(const GroupedLinear& op) {
   for (size_t e = 0; e < op.w.size(); ++e) {
     for (int64_t p = op.offsets.as<int32_t>()[e]; p < op.offsets.as<int32_t>()[e + 1]; ++p) {
-      multiply_row(op.w[e], op.x, op.rows.empty() ? p : op.rows.as<int32_t>()[p], nullptr, op.activation, false, op.out, p);
+      multiply_row(op.w[e], op.x, op.rows.empty() ? p : op.rows.as<int32_t>()[p], nullptr, op.activation, false, op.out,
+                   p);
     }
   }
 }

@@ -13,26 +13,26 @@ class RefBackend : public Backend {
     for (int64_t item = 0; item < items; ++item) body(item, 0);
   }
   int workers() const override { return 1; }
-  PackedMatrix do_pack(const PackMatrix& source) override;        // ref/linear.cc
+  PackedMatrix do_pack(const PackMatrix& source) override;          // ref/linear.cc
   PackedMatrix random_matrix(const RandomMatrix& matrix) override;  // packed_matrix.cc
-  void do_linear(const Linear& op) override;                      // ref/linear.cc
-  void do_grouped_linear(const GroupedLinear& op) override;       // ref/linear.cc
-  void do_embed(const Embed& op) override;                        // ref/rows.cc
-  void do_copy_rows(const CopyRows& op) override;                 // ref/rows.cc
-  void do_convert(const Convert& op) override;                    // ref/rows.cc
-  void do_rms_norm(const RmsNorm& op) override;                   // ref/norm.cc
-  void do_layer_norm(const LayerNorm& op) override;               // ref/norm.cc
-  void do_rope_table(const RopeTable& op) override;               // ref/rope.cc
-  void do_attention_input(const AttentionInput& op) override;     // ref/attention.cc
-  void do_paged_attention(const PagedAttention& op) override;     // ref/attention.cc
-  void do_vision_attention(const VisionAttention& op) override;   // ref/attention.cc
-  void do_indexer_input(const IndexerInput& op) override;         // ref/indexer.cc
-  void do_sparse_select(const SparseSelect& op) override;         // ref/indexer.cc
-  void do_moe_route(const MoeRoute& op) override;                 // ref/moe.cc
-  void do_moe_group(const MoeGroup& op) override;                 // ref/moe.cc
-  void do_moe_combine(const MoeCombine& op) override;             // ref/moe.cc
-  void do_add_position_grid(const AddPositionGrid& op) override;  // ref/vision.cc
-  void do_merge_patches(const MergePatches& op) override;         // ref/vision.cc
+  void do_linear(const Linear& op) override;                        // ref/linear.cc
+  void do_grouped_linear(const GroupedLinear& op) override;         // ref/linear.cc
+  void do_embed(const Embed& op) override;                          // ref/rows.cc
+  void do_copy_rows(const CopyRows& op) override;                   // ref/rows.cc
+  void do_convert(const Convert& op) override;                      // ref/rows.cc
+  void do_rms_norm(const RmsNorm& op) override;                     // ref/norm.cc
+  void do_layer_norm(const LayerNorm& op) override;                 // ref/norm.cc
+  void do_rope_table(const RopeTable& op) override;                 // ref/rope.cc
+  void do_attention_input(const AttentionInput& op) override;       // ref/attention.cc
+  void do_paged_attention(const PagedAttention& op) override;       // ref/attention.cc
+  void do_vision_attention(const VisionAttention& op) override;     // ref/attention.cc
+  void do_indexer_input(const IndexerInput& op) override;           // ref/indexer.cc
+  void do_sparse_select(const SparseSelect& op) override;           // ref/indexer.cc
+  void do_moe_route(const MoeRoute& op) override;                   // ref/moe.cc
+  void do_moe_group(const MoeGroup& op) override;                   // ref/moe.cc
+  void do_moe_combine(const MoeCombine& op) override;               // ref/moe.cc
+  void do_add_position_grid(const AddPositionGrid& op) override;    // ref/vision.cc
+  void do_merge_patches(const MergePatches& op) override;           // ref/vision.cc
 };
 
 }  // namespace keye::ops
