@@ -69,7 +69,7 @@ Result<int> serve(const ServeFlags& flags) {
   const int step_tokens = std::clamp(std::max(flags.chunked_prefill, flags.max_running), 64, 8192);
   KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.value_dtype(),
                                               .attention = flags.attention.options(flags.value_dtype()),
-                                              .device = flags.device,
+                                              .device = flags.device_options(),
                                               .step_tokens_max = step_tokens,
                                               .step_logits_max = flags.max_running,
                                               .progress = load_progress()}));

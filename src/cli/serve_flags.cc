@@ -47,10 +47,9 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--vision-cache-mib", f.vision_cache_mib, "features of pictures that are kept")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  app.add_option("--cuda-graph-max-bs", f.device.graph_rows_max,
-                 "CUDA: steps of at most so many tokens are recorded and replayed; 0: none")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
+  app.add_option("--cuda-graph-max-bs", f.cuda_graph_max_bs,
+                 "CUDA: steps of at most so many tokens are recorded and replayed; 0: none (default: 256)")
+      ->check(CLI::Range(0, 4096));
   app.add_option("--attention-backend", f.attention_backend, "no effect: kernels are chosen by --device and --isa");
   app.add_option("--mm-attention-backend", f.mm_attention_backend, "no effect, likewise");
   app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")
@@ -181,6 +180,12 @@ Result<void> ServeFlags::check() const {
   return media::check_policy(chat_options().fetch);
 }
 
+engine::DeviceOptions ServeFlags::device_options() const {
+  engine::DeviceOptions options = device;
+  if (cuda_graph_max_bs >= 0) options.graph_rows_max = cuda_graph_max_bs;
+  return options;
+}
+
 std::vector<std::string> ServeFlags::without_effect() const {
   std::vector<std::string> lines;
   if (trust_remote_code) lines.emplace_back("--trust-remote-code has no effect: no code of a checkpoint is ever run");
@@ -189,6 +194,9 @@ std::vector<std::string> ServeFlags::without_effect() const {
     if (!value.empty()) {
       lines.push_back(fmt::format("{} {} has no effect: kernels are chosen by --device and --isa", flag, value));
     }
+  }
+  if (cuda_graph_max_bs >= 0 && device.device == "cpu") {
+    lines.emplace_back("--cuda-graph-max-bs has no effect: there are no CUDA graphs on a CPU");
   }
   if (!loader_config.empty()) {
     lines.emplace_back(

@@ -27,6 +27,7 @@ struct ServeFlags {
 
   std::string dtype = "auto";
   engine::DeviceOptions device;
+  int cuda_graph_max_bs = -1;  // not given
   AttentionFlags attention;
   bool disable_radix_cache = false;
   double mem_fraction = 0.7;
@@ -54,6 +55,7 @@ struct ServeFlags {
   void add_to(CLI::App& app);
   /// Errors: what cannot be done here, by flag, and what to do instead.
   Result<void> check() const;
+  engine::DeviceOptions device_options() const;
   /// Flags that were given and change nothing here, each with the reason.
   std::vector<std::string> without_effect() const;
 

@@ -127,7 +127,7 @@ TEST_F(ApiReplyTest, WhatTheEngineRefusesIsNamed) {
 }
 
 TEST_F(ApiReplyTest, AnErrorInAStreamComesBeforeItsEnd) {
-  const auto exchange = ask(long_chat(R"(, "stream": true, "timeout": 1)"));
+  const auto exchange = ask(long_chat(R"(, "stream": true, "timeout": 0.05)"));
   const auto parts = events(exchange);
   ASSERT_GE(parts.size(), 2U);
   EXPECT_EQ(parts.back(), "[DONE]");

@@ -193,8 +193,10 @@ void GoldenModel::check_layers(const GoldenCase& golden, const PassRecord& recor
       const auto values = as_doubles(stored);
       for (int64_t t = 0; t < n; ++t) {
         const std::vector<double> row = row_of(found->second, t);
+        // Sums in another order turn a rounding to 4 bits here and there.
+        const double tolerance = golden.kind == kF8Indexer && GetParam().isa == "cuda" ? 1e-3 : kFeatureTolerance;
         expect_near({row.begin(), row.begin() + t + 1}, {values.begin() + t * n, values.begin() + t * n + t + 1},
-                    kFeatureTolerance, fmt::format("{} token {}", name, t));
+                    tolerance, fmt::format("{} token {}", name, t));
       }
     } else if (name.starts_with("indexer_selected")) {
       const auto chosen = record.tensors.find("indexer_chosen" + name.substr(name.find('.')));
@@ -218,6 +220,20 @@ bool chooses_at_random(const std::string& kind) { return kind.starts_with("keye-
 
 /// Twice what the same computation in bfloat16 lost in this case, or, where choices are random, twice the most that any
 /// case lost. keye-nano, which is trained, is held to its text.
+/// Whether the last token's experts are chosen by so little that another rounding chooses others: from there on its
+/// numbers say nothing about this one's.
+bool chooses_by_a_hair(const PassRecord& record) {
+  constexpr double kHair = 0.02;  // between router logits of size 1
+  for (const auto& [name, logits] : record.tensors) {
+    if (!name.starts_with("router_logits")) continue;
+    std::vector<double> row = row_of(logits, logits.shape[0] - 1);
+    std::sort(row.begin(), row.end(), std::greater<>());
+    const auto k = static_cast<size_t>(record.tensors.at("router_experts" + name.substr(name.find('.'))).shape[1]);
+    if (k < row.size() && row[k - 1] - row[k] < kHair) return true;
+  }
+  return false;
+}
+
 void GoldenModel::check_bf16(const std::vector<GoldenCase>& cases, const GoldenCase& golden, const PassRecord& record) {
   Difference lost;
   for (const GoldenCase& other : cases) {
@@ -227,7 +243,7 @@ void GoldenModel::check_bf16(const std::vector<GoldenCase>& cases, const GoldenC
     lost.max_abs = std::max(lost.max_abs, run.at("last_logits_max_abs_diff").get<double>());
     lost.rms = std::max(lost.rms, run.at("last_logits_rms_diff").get<double>());
   }
-  if (lost.max_abs == 0) return;
+  if (lost.max_abs == 0 || (GetParam().isa == "cuda" && chooses_by_a_hair(record))) return;
   const Difference gap = difference(widen(record.last_logits), as_doubles(golden.find("last_logits")));
   EXPECT_LE(gap.max_abs, 2 * lost.max_abs);
   EXPECT_LE(gap.rms, 2 * lost.rms);

@@ -1,4 +1,5 @@
 #include "ops/cuda/flash.h"
+#include "ops/cuda/flash_wgmma.h"
 
 namespace keye::ops::cuda {
 namespace {
@@ -69,6 +70,7 @@ __device__ __forceinline__ void write_row(const DevicePlane& plane, int32_t slot
 /// A warp per head of q, k and v. The planes' other slots are finite as they are: the cache was cleared when it was
 /// allocated, and holds only what this kernel wrote since.
 __global__ void __launch_bounds__(32 * kInputWarps) input_kernel(AttentionInputArguments a) {
+  begin_kernel();
   __shared__ float buffers[kInputWarps][2][kDimMax];
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -186,6 +188,7 @@ __device__ __forceinline__ int count_chosen(const int32_t* chosen, int most) {
 
 template <int kDim, int kWarps, int kStages, bool kChosen, bool kSplit>
 __global__ void __launch_bounds__(32 * kWarps, 1) paged_kernel(PagedAttentionArguments a, Take take, PartsOut parts) {
+  begin_kernel();
   constexpr int kTile = 16 * kWarps;
   const int group = a.heads / a.k.heads;
   const DeviceSequence sequence = a.sequences.sequences[blockIdx.z];
@@ -261,6 +264,7 @@ constexpr int kMergeWarps = 4;
 /// Merges a row's parts in order, a warp per head.
 template <int kDim>
 __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(PagedAttentionArguments a, Take take, PartsOut parts) {
+  begin_kernel();
   constexpr int kOwn = kDim / 32;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const DeviceSequence sequence = a.sequences.sequences[blockIdx.y];
@@ -278,13 +282,25 @@ __global__ void __launch_bounds__(32 * kMergeWarps) merge_kernel(PagedAttentionA
   float mix[kOwn] = {};
   const float* from = parts.data + at * parts.parts * (kDim + 2);
   const int count = (keys + kKeysPerPart - 1) / kKeysPerPart;
-#pragma unroll 4
-  for (int part = 0; part < count; ++part) {
-    const float2 state = *reinterpret_cast<const float2*>(from + kDim);
-    const MergeFactors factors = merge_parts(total, {state.x, state.y}, c);
+  constexpr int kAhead = 8;  // parts whose numbers are on their way together
+  for (int first = 0; first < count; first += kAhead) {
+    float2 states[kAhead];
+    float mixes[kAhead][kOwn];
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) mix[i] = merged(mix[i], from[lane * kOwn + i], factors);
-    from += kDim + 2;
+    for (int part = 0; part < kAhead; ++part) {
+      const float* of = from + (first + part) * (kDim + 2);
+      const bool valid = first + part < count;
+      states[part] = valid ? *reinterpret_cast<const float2*>(of + kDim) : make_float2(-INFINITY, 0.0F);
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) mixes[part][i] = valid ? of[lane * kOwn + i] : 0.0F;
+    }
+#pragma unroll
+    for (int part = 0; part < kAhead; ++part) {
+      if (first + part >= count) break;
+      const MergeFactors factors = merge_parts(total, {states[part].x, states[part].y}, c);
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) mix[i] = merged(mix[i], mixes[part][i], factors);
+    }
   }
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
@@ -308,6 +324,7 @@ __device__ __forceinline__ float plane_element(const DevicePlane& plane, const u
 
 /// A warp per (row, head), plain multiply-adds: f32, planes of few bits, unusual widths. Blocks and parts as above.
 __global__ void __launch_bounds__(32 * kPlainWarps) plain_kernel(PagedAttentionArguments a) {
+  begin_kernel();
   __shared__ float query_rows[kPlainWarps][kDimMax];
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -448,7 +465,9 @@ void run_paged(Stream stream, const PagedAttentionArguments& a, int processors) 
              take, parts);
     }
   }
-  if (many) {
+  if (many && a.hopper) {
+    check_cuda(flash_paged(stream, a, few ? kFewPairs : 0), "flash_paged");
+  } else if (many) {
     constexpr int kStages = 2;
     launch(stream, dim3(static_cast<unsigned>(plan.tiles_many), heads, count), 32 * kManyWarps,
            kStages * kStageBytes<kDim>, paged_kernel<kDim, kManyWarps, kStages, false, false>, a,

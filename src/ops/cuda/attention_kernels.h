@@ -65,6 +65,7 @@ struct PagedAttentionArguments {
   void* out;  // [n, h d] of `element`
   int n, heads;
   float* workspace;  // of paged_attention_workspace() floats
+  bool hopper;       // sm_90a's kernels may run
 };
 /// Floats that a call with such bounds may need.
 int64_t paged_attention_workspace(const PagedAttentionArguments& a, int processors);
@@ -82,7 +83,8 @@ struct VisionAttentionArguments {
   void* out;  // [p, h d] of out_element
   Element out_element;
   int p, heads, dim;
-  void* workspace;  // of vision_attention_workspace() bytes: rotated q and k, if it wants them
+  void* workspace;  // of vision_attention_workspace() bytes
+  bool hopper;
 };
 int64_t vision_attention_workspace(const VisionAttentionArguments& a);
 void vision_attention(Stream stream, const VisionAttentionArguments& a);

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 
+#include "ops/cuda/gemm_few.h"
 #include "ops/cuda/gemm_wgmma.h"
 #include "ops/cuda/row_kernels.h"
 
@@ -318,6 +319,7 @@ PackedMatrix CudaBackend::random_matrix(const RandomMatrix& matrix) {
   const GemmShape shape = shape_of(packed);
   cuda::fill_random(stream_, packed.data.data(), is_f32(matrix.dtype), shape.outputs * shape.stride, matrix.scale,
                     matrix.seed);
+  synchronize(stream_);  // kernels ask for weights before what ran before them is done
   return packed;
 }
 
@@ -351,6 +353,7 @@ void CudaBackend::multiply(const GemmArguments& a) {
                         .out_f32 = a.out_f32};
   const bool padded = a.activation == Activation::silu_mul && a.columns != a.shape.outputs / 2;
   const bool few = a.n <= kFewRows * std::max(a.groups, 1);
+  if (info_.major == 9 && few) return gemm_few(stream_, a);
   if (few || padded || a.rows != nullptr || info_.major != 9 || !wgmma_supports(wgmma)) {
     return gemm_bf16(stream_, a, info_.processors);
   }
@@ -518,7 +521,8 @@ void CudaBackend::do_paged_attention(const PagedAttention& op) {
                             .out = op.out.data,
                             .n = static_cast<int>(op.q.shape[0]),
                             .heads = static_cast<int>(op.q.shape[1]),
-                            .workspace = nullptr};
+                            .workspace = nullptr,
+                            .hopper = info_.major == 9};
   const int64_t floats = paged_attention_workspace(a, info_.processors);
   a.workspace = static_cast<float*>(workspace(static_cast<size_t>(floats) * sizeof(float)));
   cuda::paged_attention(stream_, a, info_.processors);
@@ -538,7 +542,8 @@ void CudaBackend::do_vision_attention(const VisionAttention& op) {
                              .p = static_cast<int>(op.qkv.shape[0]),
                              .heads = op.heads,
                              .dim = static_cast<int>(op.qkv.shape[3]),
-                             .workspace = nullptr};
+                             .workspace = nullptr,
+                             .hopper = info_.major == 9};
   for (size_t i = 1; i < op.segments.size(); ++i) {
     a.segment_max = std::max(a.segment_max, op.segments[i] - op.segments[i - 1]);
   }

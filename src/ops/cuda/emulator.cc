@@ -6,6 +6,8 @@
 
 #include "base/check.h"
 #include "ops/cuda/device.h"
+#include "ops/cuda/flash_wgmma.h"
+#include "ops/cuda/gemm_few.h"
 #include "ops/cuda/gemm_wgmma.h"
 
 // Saves the registers that a call keeps and the stack pointer in *from, and takes them from `to`. A system's own switch
@@ -291,6 +293,9 @@ int encode_weight_map(void*, const void*, int64_t, int64_t) { return 0; }
 bool wgmma_supports(const WgmmaGemm&) { return false; }
 int wgmma_prepare() { return 0; }
 int wgmma_gemm(const WgmmaGemm&, void*, int) { return 1; }
+void gemm_few(Stream, const GemmArguments&) {}
+int flash_paged(Stream, const PagedAttentionArguments&, int) { return 1; }
+int flash_segments(Stream, const VisionAttentionArguments&) { return 1; }
 
 void check_cuda(int, const char*) {}
 void allow_shared_bytes(const void*, size_t) {}

@@ -66,6 +66,8 @@ T* dynamic_shared() {
   return reinterpret_cast<T*>(emulator::shared_memory());
 }
 
+inline void begin_kernel() {}
+
 template <class... Parameters, class... Arguments>
 void launch(Stream, emulator::Dim3 grid, emulator::Dim3 block, size_t shared_bytes, void (*kernel)(Parameters...),
             Arguments&&... arguments) {

@@ -22,8 +22,21 @@ inline constexpr int kTileRow = kWidth * 2 + (kWidth / 8 % 2 == 0 ? 16 : 32);
 template <int kKey>
 inline constexpr int kStageBytes = 2 * kBlockKeys* kTileRow<kKey>;
 
+/// 2^x, by the unit that has it; numbers below the normal ones are 0.
+__device__ __forceinline__ float power_of_two(float x) {
+#ifdef KEYE_CUDA_EMULATOR
+  return std::exp2(x);
+#else
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#endif
+}
+
 /// 2^((a - b) c), and 1 if they are equal, infinite or not.
-__device__ __forceinline__ float decay(float a, float b, float c) { return a == b ? 1.0F : exp2f((a - b) * c); }
+__device__ __forceinline__ float decay(float a, float b, float c) {
+  return a == b ? 1.0F : power_of_two(__fmul_rn(a - b, c));
+}
 
 /// A row's maximum (of scores before scaling) and sum.
 struct RowState {
@@ -82,32 +95,12 @@ struct Rows {
   }
 };
 
-/// One block of 64 keys for a warp's 16 rows. `limits`: how many of the block's keys each of the lane's two rows sees.
-///   query  fragments of [16, kKey]     keys [64][kKey], values [64][kValue] in shared memory, rows kTileRow<kKey>
-///   apart
-template <int kKey, int kValue>
-__device__ __forceinline__ void attend_block(const uint32_t (&query)[kKey / 16][4], const unsigned char* keys,
-                                             const unsigned char* values, const int (&limits)[2], float c,
-                                             Rows<kValue>& rows) {
-  constexpr int kRow = kTileRow<kKey>;
+/// From a warp's scores of 64 keys to their weights, as the tensor cores take them, and what that means for the rows'
+/// state and for what was mixed before. `limits`: how many of the 64 keys each of the lane's two rows sees.
+template <int kValue>
+__device__ __forceinline__ void weigh(float (&scores)[kBlockKeys / 8][4], const int (&limits)[2], float c,
+                                      Rows<kValue>& rows, uint32_t (&weights)[kBlockKeys / 16][4]) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  float scores[kBlockKeys / 8][4];
-#pragma unroll
-  for (auto& tile : scores) {
-#pragma unroll
-    for (float& x : tile) x = 0.0F;
-  }
-#pragma unroll
-  for (int k = 0; k < kKey / 16; ++k) {
-#pragma unroll
-    for (int pair = 0; pair < kBlockKeys / 16; ++pair) {
-      uint32_t both[4];
-      const int row = 16 * pair + lane % 8 + lane / 16 * 8;
-      load_matrices(both, keys + row * kRow + k * 32 + lane / 8 % 2 * 16);
-      mma_bf16(scores[2 * pair], query[k], {both[0], both[1]});
-      mma_bf16(scores[2 * pair + 1], query[k], {both[2], both[3]});
-    }
-  }
   if (limits[0] < kBlockKeys || limits[1] < kBlockKeys) {
 #pragma unroll
     for (int tile = 0; tile < kBlockKeys / 8; ++tile) {
@@ -136,28 +129,57 @@ __device__ __forceinline__ void attend_block(const uint32_t (&query)[kKey / 16][
     for (int tile = 0; tile < kBlockKeys / 8; ++tile) {
 #pragma unroll
       for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        scores[tile][i] = exp2f(fmaf(scores[tile][i], c, shift));
-        sum += scores[tile][i];
+        scores[tile][i] = power_of_two(fmaf(scores[tile][i], c, shift));
+        sum = __fadd_rn(sum, scores[tile][i]);
       }
     }
     state.sum = fmaf(state.sum, keep, sum);
 #pragma unroll
     for (int tile = 0; tile < kValue / 8; ++tile) {
 #pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) rows.mix[tile][i] *= keep;
+      for (int i = 2 * half; i < 2 * half + 2; ++i) rows.mix[tile][i] = __fmul_rn(rows.mix[tile][i], keep);
     }
   }
 #pragma unroll
   for (int k = 0; k < kBlockKeys / 16; ++k) {
-    const uint32_t weights[4] = {
-        two_bf16(scores[2 * k][0], scores[2 * k][1]), two_bf16(scores[2 * k][2], scores[2 * k][3]),
-        two_bf16(scores[2 * k + 1][0], scores[2 * k + 1][1]), two_bf16(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      weights[k][i] = two_bf16(scores[2 * k + i / 2][i % 2 * 2], scores[2 * k + i / 2][i % 2 * 2 + 1]);
+    }
+  }
+}
+
+/// One block of 64 keys for a warp's 16 rows.
+///   query  fragments of [16, kKey]     keys [64][kKey], values [64][kValue] in shared memory, rows kTileRow<kKey>
+///   apart
+template <int kKey, int kValue>
+__device__ __forceinline__ void attend_block(const uint32_t (&query)[kKey / 16][4], const unsigned char* keys,
+                                             const unsigned char* values, const int (&limits)[2], float c,
+                                             Rows<kValue>& rows) {
+  constexpr int kRow = kTileRow<kKey>;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  float scores[kBlockKeys / 8][4] = {};
+#pragma unroll
+  for (int k = 0; k < kKey / 16; ++k) {
+#pragma unroll
+    for (int pair = 0; pair < kBlockKeys / 16; ++pair) {
+      uint32_t both[4];
+      const int row = 16 * pair + lane % 8 + lane / 16 * 8;
+      load_matrices(both, keys + row * kRow + k * 32 + lane / 8 % 2 * 16);
+      mma_bf16(scores[2 * pair], query[k], {both[0], both[1]});
+      mma_bf16(scores[2 * pair + 1], query[k], {both[2], both[3]});
+    }
+  }
+  uint32_t weights[kBlockKeys / 16][4];
+  weigh(scores, limits, c, rows, weights);
+#pragma unroll
+  for (int k = 0; k < kBlockKeys / 16; ++k) {
 #pragma unroll
     for (int pair = 0; pair < (kValue + 15) / 16; ++pair) {
       uint32_t both[4];
       load_matrices_transposed(both, values + (16 * k + lane % 16) * kRow + pair * 32 + lane / 16 * 16);
-      mma_bf16(rows.mix[2 * pair], weights, {both[0], both[1]});
-      if (2 * pair + 1 < kValue / 8) mma_bf16(rows.mix[2 * pair + 1], weights, {both[2], both[3]});
+      mma_bf16(rows.mix[2 * pair], weights[k], {both[0], both[1]});
+      if (2 * pair + 1 < kValue / 8) mma_bf16(rows.mix[2 * pair + 1], weights[k], {both[2], both[3]});
     }
   }
 }

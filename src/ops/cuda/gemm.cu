@@ -1,59 +1,10 @@
 #include "ops/cuda/activations.h"
+#include "ops/cuda/gemm_finish.h"
 #include "ops/cuda/gemm_kernels.h"
 #include "ops/cuda/mma.h"
 
 namespace keye::ops::cuda {
 namespace {
-
-constexpr unsigned kAll = 0xffffffffU;
-
-__device__ __forceinline__ float activate(float z, Activation activation) {
-  if (activation == Activation::gelu_tanh) return gelu_tanh(z);
-  if (activation == Activation::gelu_erf) return gelu_erf(z);
-  return z;
-}
-
-__device__ __forceinline__ void store(const GemmArguments& a, int64_t row, int64_t column, float value) {
-  const int64_t at = row * a.columns + column;
-  if (a.out_f32) {
-    float* out = static_cast<float*>(a.out) + at;
-    *out = a.accumulate ? __fadd_rn(*out, value) : value;
-  } else {
-    static_cast<bf16*>(a.out)[at] = to_bf16(value);
-  }
-}
-
-/// The rows of out that a block works for, and their matrix.
-struct Group {
-  const void* w;
-  int64_t begin, end;
-};
-
-/// The `index`-th group that has rows; {null} if there are fewer. All lanes of a warp call it.
-__device__ __forceinline__ Group find_group(const GemmArguments& a, int index) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int first = 0; first < a.groups; first += 32) {
-    const int e = first + lane;
-    const int begin = e < a.groups ? a.offsets[e] : 0;
-    const int end = e < a.groups ? a.offsets[e + 1] : 0;
-    const unsigned full = __ballot_sync(kAll, end > begin ? 1 : 0);
-    const int count = __popc(full);
-    if (index < count) {
-      // The lane with `index` full ones before it.
-      const bool mine = end > begin && __popc(full & ((1U << lane) - 1U)) == index;
-      const unsigned who = __ballot_sync(kAll, mine ? 1 : 0);
-      const int source = __ffs(static_cast<int>(who)) - 1;
-      return {a.table[first + source], __shfl_sync(kAll, begin, source), __shfl_sync(kAll, end, source)};
-    }
-    index -= count;
-  }
-  return {nullptr, 0, 0};
-}
-
-__device__ __forceinline__ Group group_of_block(const GemmArguments& a) {
-  if (a.table != nullptr) return find_group(a, static_cast<int>(blockIdx.y));
-  return {a.w, 0, a.n};
-}
 
 // -- bf16 --------------------------------------------------------------------
 
@@ -73,6 +24,7 @@ inline constexpr int kStageBytes = (kWarps * 16 + kTiles * 8) * kRowBytes;
 /// product, so that a single row of x wastes none of their loads. Stages of 64 inputs go round a ring in shared memory.
 template <int kWarps, int kTiles, int kStages>
 __global__ void __launch_bounds__(32 * kWarps) bf16_kernel(GemmArguments a) {
+  begin_kernel();
   constexpr int kRows = 8 * kTiles;
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -139,28 +91,7 @@ __global__ void __launch_bounds__(32 * kWarps) bf16_kernel(GemmArguments a) {
       }
     }
     __syncthreads();  // before the ring is filled again
-    const int64_t output = first_output + warp * 16 + lane / 4;
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int64_t row = begin + 8 * tile + lane % 4 * 2 + i;
-        if (row >= group.end) continue;
-        if (a.activation == Activation::silu_mul) {
-          const int64_t column = first_output / 2 + warp * 8 + lane / 4;
-          if (column < a.columns) store(a, row, column, __fmul_rn(silu(sums[tile][i]), sums[tile][i + 2]));
-          continue;
-        }
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int64_t column = output + 8 * half;
-          if (column >= a.columns) continue;
-          float z = sums[tile][i + 2 * half];
-          if (a.bias != nullptr) z = __fadd_rn(z, a.bias[column]);
-          store(a, row, column, activate(z, a.activation));
-        }
-      }
-    }
+    finish_tiles(a, sums, begin, group.end, first_output + warp * 16);
   }
 }
 
@@ -180,19 +111,21 @@ void run_bf16(Stream stream, const GemmArguments& a) {
 // -- f32 ---------------------------------------------------------------------
 
 constexpr int kF32Warps = 4;
-constexpr int kF32Outputs = 8;  // of a warp
 
-/// A warp multiplies 8 outputs by kRows rows; its lanes share the inputs out, four at a time.
-template <int kRows>
+/// A warp multiplies kOutputs outputs by kRows rows; its lanes share the inputs out, four at a time.
+template <int kRows, int kOutputs>
 __global__ void __launch_bounds__(32 * kF32Warps) f32_kernel(GemmArguments a) {
+  begin_kernel();
   const int lane = static_cast<int>(threadIdx.x % 32);
   const Group group = group_of_block(a);
   if (group.w == nullptr) return;
   const bool gated = a.activation == Activation::silu_mul;
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * kF32Warps + threadIdx.x / 32;
-  // Gated: four rows of gate and the same four of up.
+  constexpr int kPairs = kOutputs / 2;  // gated: rows of gate and as many of up
   const auto row_of = [&](int i) {
-    return gated ? unit / 2 * 16 + unit % 2 * 4 + i % 4 + i / 4 * 8 : unit * kF32Outputs + i;
+    if (!gated) return unit * kOutputs + i;
+    const int64_t pair = unit * kPairs + i % kPairs;
+    return pair / 8 * 16 + pair % 8 + i / kPairs * 8;
   };
   if (row_of(0) >= a.shape.outputs) return;
   const auto* w = static_cast<const float*>(group.w);
@@ -200,7 +133,7 @@ __global__ void __launch_bounds__(32 * kF32Warps) f32_kernel(GemmArguments a) {
   const int64_t stride = a.shape.stride;
   for (int64_t begin = group.begin + static_cast<int64_t>(blockIdx.z) * kRows; begin < group.end;
        begin += static_cast<int64_t>(gridDim.z) * kRows) {
-    float sums[kRows][kF32Outputs] = {};
+    float sums[kRows][kOutputs] = {};
     const float* rows[kRows];
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
@@ -212,7 +145,7 @@ __global__ void __launch_bounds__(32 * kF32Warps) f32_kernel(GemmArguments a) {
 #pragma unroll
       for (int t = 0; t < kRows; ++t) values[t] = *reinterpret_cast<const float4*>(rows[t] + k);
 #pragma unroll
-      for (int i = 0; i < kF32Outputs; ++i) {
+      for (int i = 0; i < kOutputs; ++i) {
         const int64_t row = min(row_of(i), a.shape.outputs - 1);
         const float4 weight = *reinterpret_cast<const float4*>(w + row * stride + k);
 #pragma unroll
@@ -228,22 +161,22 @@ __global__ void __launch_bounds__(32 * kF32Warps) f32_kernel(GemmArguments a) {
 #pragma unroll
     for (int t = 0; t < kRows; ++t) {
       float mine = 0.0F;  // lane i: of output i
-      float up = 0.0F;    // of output i + 4
+      float up = 0.0F;    // of output i + kPairs
 #pragma unroll
-      for (int i = 0; i < kF32Outputs; ++i) {
+      for (int i = 0; i < kOutputs; ++i) {
         float sum = sums[t][i];
 #pragma unroll
-        for (int step = 16; step > 0; step /= 2) sum = __fadd_rn(sum, __shfl_xor_sync(kAll, sum, step));
+        for (int step = 16; step > 0; step /= 2) sum = __fadd_rn(sum, __shfl_xor_sync(kAllLanes, sum, step));
         if (lane == i) mine = sum;
-        if (lane == i - 4) up = sum;
+        if (lane == i - kPairs) up = sum;
       }
       if (begin + t >= group.end) continue;
       if (gated) {
-        const int64_t column = unit * 4 + lane;
-        if (lane < 4 && column < a.columns) store(a, begin + t, column, __fmul_rn(silu(mine), up));
+        const int64_t column = unit * kPairs + lane;
+        if (lane < kPairs && column < a.columns) store(a, begin + t, column, __fmul_rn(silu(mine), up));
       } else {
-        const int64_t column = unit * kF32Outputs + lane;
-        if (lane < kF32Outputs && column < a.columns) {
+        const int64_t column = unit * kOutputs + lane;
+        if (lane < kOutputs && column < a.columns) {
           if (a.bias != nullptr) mine = __fadd_rn(mine, a.bias[column]);
           store(a, begin + t, column, activate(mine, a.activation));
         }
@@ -270,14 +203,14 @@ void gemm_bf16(Stream stream, const GemmArguments& a, int processors) {
 void gemm_f32(Stream stream, const GemmArguments& a) {
   if (a.n == 0) return;
   const int64_t groups = a.table != nullptr ? a.groups : 1;
-  const int64_t units = (a.shape.outputs + kF32Outputs - 1) / kF32Outputs;
+  const bool many = a.n >= 8 * groups;
+  const int64_t outputs = many ? 8 : 2;
+  const int64_t units = (a.shape.outputs + outputs - 1) / outputs;
   const auto blocks = static_cast<unsigned>((units + kF32Warps - 1) / kF32Warps);
   const auto full_groups = static_cast<unsigned>(groups < a.n ? groups : a.n);
-  const bool many = a.n >= 8 * groups;
-  const int64_t rows = many ? 8 : 1;
-  const int64_t most = (a.n + rows - 1) / rows;
+  const int64_t most = many ? (a.n + 7) / 8 : a.n;
   const auto pieces = static_cast<unsigned>(a.table != nullptr ? 1 : (most < 65535 ? most : 65535));
-  launch(stream, dim3(blocks, full_groups, pieces), 32 * kF32Warps, 0, many ? f32_kernel<8> : f32_kernel<1>, a);
+  launch(stream, dim3(blocks, full_groups, pieces), 32 * kF32Warps, 0, many ? f32_kernel<8, 8> : f32_kernel<1, 2>, a);
 }
 
 }  // namespace keye::ops::cuda

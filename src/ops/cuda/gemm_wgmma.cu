@@ -12,6 +12,7 @@
 
 #include "ops/cuda/gemm_finish.cuh"
 #include "ops/cuda/hopper.cuh"
+#include "ops/cuda/simt.h"
 
 namespace keye::ops::cuda {
 namespace {
@@ -252,6 +253,7 @@ __device__ void consume(const Problem& p, const Ring<T>& ring, unsigned char* sh
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1) gemm_kernel(const __grid_constant__ Problem p) {
+  begin_kernel();
   extern __shared__ unsigned char dynamic[];
   unsigned char* const shared = dynamic + (-hopper::shared_address(dynamic) & 1023U);
   const Ring<T> ring{hopper::shared_address(shared)};
@@ -335,6 +337,11 @@ cudaError_t launch(const WgmmaGemm& op, Problem& problem, cudaStream_t stream, i
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = T::kLaunchBytes;
   config.stream = stream;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, gemm_kernel<T>, problem);
 }
 

@@ -45,6 +45,7 @@ __device__ __forceinline__ void round_to_f8(float* x, int dim) {
 
 /// A warp per query head, and one for the key, of a token.
 __global__ void __launch_bounds__(32 * kInputWarps) input_kernel(IndexerInputArguments a) {
+  begin_kernel();
   __shared__ float buffers[kInputWarps][kDimMax];
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kInputWarps + threadIdx.x / 32;
@@ -146,6 +147,7 @@ __device__ __forceinline__ int keys_to_score(const SparseSelectArguments& a, con
 /// a head are taken in an order that lets queries and keys be loaded 16 bytes at a time; heads are added as a tree.
 template <int kDim, int kTokens>
 __global__ void __launch_bounds__(32 * kScoreWarps) score_kernel(SparseSelectArguments a, Slice slice) {
+  begin_kernel();
   const DeviceSequence sequence = a.sequences.sequences[blockIdx.z];
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int first_row = static_cast<int>(blockIdx.y) * kTokens;
@@ -238,6 +240,7 @@ constexpr int kPlainThreads = 128;
 
 /// Any shape and type: a thread per (row, key).
 __global__ void __launch_bounds__(kPlainThreads) plain_score_kernel(SparseSelectArguments a, Slice slice) {
+  begin_kernel();
   const DeviceSequence sequence = a.sequences.sequences[blockIdx.z];
   const int row = static_cast<int>(blockIdx.y);
   const int key = static_cast<int>(blockIdx.x) * kPlainThreads + static_cast<int>(threadIdx.x);
@@ -263,6 +266,7 @@ __global__ void __launch_bounds__(kPlainThreads) plain_score_kernel(SparseSelect
 }
 
 __global__ void __launch_bounds__(kPlainThreads) clear_scores_kernel(float* scores, int64_t count) {
+  begin_kernel();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kPlainThreads + threadIdx.x;
   if (i < count) scores[i] = 0.0F;
 }
@@ -281,6 +285,7 @@ __device__ __forceinline__ uint32_t rank_of(float score) {
 
 /// A block per row. The rank of the last one kept is found digit by digit; then the kept are listed in order.
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(SparseSelectArguments a, Slice slice) {
+  begin_kernel();
   __shared__ int32_t counts[kDigits];
   __shared__ int32_t of_warp[2][kSelectThreads / 32];
   __shared__ uint32_t found_digit;

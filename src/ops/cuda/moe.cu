@@ -14,6 +14,7 @@ constexpr int kRouteWarps = 4;
 template <int kPerLane>
 __global__ void __launch_bounds__(32 * kRouteWarps)
     route_kernel(const float* logits, int64_t n, int experts, int k, bool normalise, int32_t* chosen, float* weights) {
+  begin_kernel();
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kRouteWarps + threadIdx.x / 32;
   if (token >= n) return;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -128,6 +129,7 @@ __device__ __forceinline__ int pair_expert(const int32_t* chosen, int64_t pair, 
 /// counts[chunk][e]
 __global__ void __launch_bounds__(kChunk)
     count_kernel(const int32_t* chosen, int64_t pairs, int experts, int32_t* counts) {
+  begin_kernel();
   auto* before = dynamic_shared<int32_t>();
   const int64_t pair = static_cast<int64_t>(blockIdx.x) * kChunk + threadIdx.x;
   const int expert = pair_expert(chosen, pair, pairs);
@@ -161,6 +163,7 @@ __device__ __forceinline__ int block_sum_before(int value) {
 
 /// counts[chunk][e] becomes the place of the chunk's first pair of e. One block; at most kChunk experts.
 __global__ void __launch_bounds__(kChunk) scan_kernel(int32_t* counts, int64_t chunks, int experts, int32_t* offsets) {
+  begin_kernel();
   const int e = static_cast<int>(threadIdx.x);
   int total = 0;
   if (e < experts) {
@@ -179,6 +182,7 @@ __global__ void __launch_bounds__(kChunk) scan_kernel(int32_t* counts, int64_t c
 
 __global__ void __launch_bounds__(kChunk) scatter_kernel(const int32_t* chosen, int64_t pairs, int experts, int k,
                                                          const int32_t* first, int32_t* rows, int32_t* places) {
+  begin_kernel();
   auto* before = dynamic_shared<int32_t>();
   const int64_t pair = static_cast<int64_t>(blockIdx.x) * kChunk + threadIdx.x;
   const int expert = pair_expert(chosen, pair, pairs);
@@ -192,6 +196,7 @@ __global__ void __launch_bounds__(kChunk) scatter_kernel(const int32_t* chosen, 
 /// All of it in one block, for the few tokens of a decoding step.
 __global__ void __launch_bounds__(kChunk) group_kernel(const int32_t* chosen, int pairs, int experts, int k,
                                                        int32_t* rows, int32_t* offsets, int32_t* places) {
+  begin_kernel();
   auto* before = dynamic_shared<int32_t>();
   __shared__ int32_t first[kChunk];
   const int pair = static_cast<int>(threadIdx.x);
@@ -218,6 +223,7 @@ constexpr int kThreads = 256;
 template <int kWide>
 __global__ void combine_kernel(const float* y, const int32_t* places, const float* weights, int64_t n, int k, int64_t c,
                                float* out) {
+  begin_kernel();
   const int64_t pieces = c / kWide;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= n * pieces) return;

@@ -43,6 +43,7 @@ __device__ __forceinline__ float block_sum(float x) {
 template <class Out, bool kFours, bool kLayer>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(const float* x, const float* weight, const float* bias, float eps, int64_t c, Out* out) {
+  begin_kernel();
   x += static_cast<int64_t>(blockIdx.x) * c;
   out += static_cast<int64_t>(blockIdx.x) * c;
   const auto inverse_count = 1.0F / static_cast<float>(c);
@@ -102,6 +103,7 @@ void norm(Stream stream, const float* x, const float* weight, const float* bias,
 /// Row from[i] of x to row to[i] of out, four elements a thread.
 template <class In, class Out, bool kFours>
 __global__ void copy_kernel(const In* x, const int32_t* from, const int32_t* to, int64_t count, int64_t c, Out* out) {
+  begin_kernel();
   const int64_t pieces = (c + 3) / 4;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= count * pieces) return;
@@ -116,9 +118,25 @@ __global__ void copy_kernel(const In* x, const int32_t* from, const int32_t* to,
   }
 }
 
+/// The same of equal types, 16 bytes a thread: rows are `pieces` of 16 bytes.
+__global__ void copy_pieces_kernel(const uint4* x, const int32_t* from, const int32_t* to, int64_t count,
+                                   int64_t pieces, uint4* out) {
+  begin_kernel();
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (item >= count * pieces) return;
+  const int64_t row = item / pieces;
+  const int64_t at = item % pieces;
+  out[(to == nullptr ? row : to[row]) * pieces + at] = x[(from == nullptr ? row : from[row]) * pieces + at];
+}
+
 template <class In, class Out>
 void copy(Stream stream, const void* x, const int32_t* from, const int32_t* to, int64_t count, int64_t c, void* out) {
   if (count == 0) return;
+  if (sizeof(In) == sizeof(Out) && c * sizeof(In) % 16 == 0 && by_four(x, out, 4)) {
+    const auto pieces = static_cast<int64_t>(static_cast<size_t>(c) * sizeof(In) / 16);
+    return launch(stream, blocks_for(count * pieces), kThreads, 0, copy_pieces_kernel, static_cast<const uint4*>(x),
+                  from, to, count, pieces, static_cast<uint4*>(out));
+  }
   const auto kernel = by_four(x, out, c) ? copy_kernel<In, Out, true> : copy_kernel<In, Out, false>;
   launch(stream, blocks_for(count * ((c + 3) / 4)), kThreads, 0, kernel, static_cast<const In*>(x), from, to, count, c,
          static_cast<Out*>(out));
@@ -141,6 +159,7 @@ __device__ __forceinline__ float to_float(f16 x) {
 
 template <class Table>
 __global__ void embed_kernel(const Table* table, const int32_t* tokens, int64_t n, int64_t c, float* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item < n * c) out[item] = to_float(table[static_cast<int64_t>(tokens[item / c]) * c + item % c]);
 }
@@ -154,6 +173,7 @@ struct RopePositions {
 
 __global__ void rope_kernel(RopePositions positions, const float* inv_freq, int pairs, int64_t n, float* cos_out,
                             float* sin_out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= n * pairs) return;
   const int64_t t = item / pairs;
@@ -182,6 +202,7 @@ __device__ __forceinline__ Tap tap(int side, int i, int n) {
 }
 
 __global__ void position_grid_kernel(const float* table, int side, int rows, int cols, int64_t c, float* x) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= static_cast<int64_t>(rows) * cols * c) return;
   const int64_t patch = item / c;
@@ -197,6 +218,7 @@ __global__ void position_grid_kernel(const float* table, int side, int rows, int
 }
 
 __global__ void merge_kernel(const float* x, int rows, int cols, int merge, int64_t c, float* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= static_cast<int64_t>(rows) * cols * c) return;
   const int64_t i = item % c;
@@ -215,6 +237,7 @@ __global__ void merge_kernel(const float* x, int rows, int cols, int merge, int6
 
 template <class T>
 __global__ void random_kernel(T* data, int64_t count, float scale, uint64_t seed) {
+  begin_kernel();
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
     uint64_t z = seed * 0x9e3779b97f4a7c15ULL + static_cast<uint64_t>(i) * 0xbf58476d1ce4e5b9ULL;
@@ -235,6 +258,7 @@ constexpr int kArgmaxThreads = 1024;
 
 __global__ void __launch_bounds__(kArgmaxThreads)
     argmax_kernel(const float* x, int64_t c, int32_t* index, float* value) {
+  begin_kernel();
   __shared__ float values[kArgmaxThreads / 32];
   __shared__ int32_t indices[kArgmaxThreads / 32];
   x += static_cast<int64_t>(blockIdx.x) * c;

@@ -19,6 +19,15 @@ __device__ __forceinline__ T* dynamic_shared() {
   return reinterpret_cast<T*>(keye_dynamic_shared);
 }
 
+/// Kernels overlap: one may start while the one before it ends. Each begins with begin_kernel(), which waits until all
+/// that ran before is done and visible; what comes before that must read nothing that another kernel writes.
+__device__ __forceinline__ void begin_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /// Starts kernel(args...) on the stream. More than 48 KiB of shared memory is asked for once per kernel.
 template <class... Parameters, class... Arguments>
 void launch(Stream stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Parameters...),
@@ -29,6 +38,11 @@ void launch(Stream stream, dim3 grid, dim3 block, size_t shared_bytes, void (*ke
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
   check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), "kernel launch");
 }
 

@@ -1,4 +1,5 @@
 #include "ops/cuda/flash.h"
+#include "ops/cuda/flash_wgmma.h"
 
 namespace keye::ops::cuda {
 namespace {
@@ -28,6 +29,7 @@ __device__ __forceinline__ float rotated(const VisionAttentionArguments& a, int6
 /// q, k and v as the tensor cores want them: [3][heads][p][width] bf16, rotated, padded with zeros. Two channels a
 /// thread.
 __global__ void __launch_bounds__(kThreads) arrange_kernel(VisionAttentionArguments a, int width, uint32_t* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int words = width / 2;
   if (item >= static_cast<int64_t>(a.p) * 3 * a.heads * words) return;
@@ -68,6 +70,7 @@ struct SegmentSource {
 
 template <int kKey, int kValue>
 __global__ void __launch_bounds__(32 * kWarps, 1) segment_kernel(VisionAttentionArguments a) {
+  begin_kernel();
   const int first = a.segments[blockIdx.z];
   const int patches = a.segments[blockIdx.z + 1] - first;
   const int begin = static_cast<int>(blockIdx.x) * 16 * kWarps;
@@ -110,6 +113,7 @@ constexpr int kDimMax = 256;
 
 /// A warp per (patch, head), plain multiply-adds over the rotated q and k in the workspace, [2][heads][p][d] f32.
 __global__ void __launch_bounds__(kThreads) rotate_kernel(VisionAttentionArguments a, float* out) {
+  begin_kernel();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= static_cast<int64_t>(a.p) * 2 * a.heads * a.dim) return;
   const int i = static_cast<int>(item % a.dim);
@@ -121,6 +125,7 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(VisionAttentionArgumen
 }
 
 __global__ void __launch_bounds__(32 * kPlainWarps) plain_kernel(VisionAttentionArguments a) {
+  begin_kernel();
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int first = a.segments[blockIdx.z];
   const int patches = a.segments[blockIdx.z + 1] - first;
@@ -202,6 +207,7 @@ void vision_attention(Stream stream, const VisionAttentionArguments& a) {
   }
   launch(stream, blocks_for(static_cast<int64_t>(a.p) * 3 * a.heads * (width / 2)), kThreads, 0, arrange_kernel, a,
          width, static_cast<uint32_t*>(a.workspace));
+  if (width == 80 && a.hopper) return check_cuda(flash_segments(stream, a), "flash_segments");
   const dim3 grid(static_cast<unsigned>((a.segment_max + 16 * kWarps - 1) / (16 * kWarps)), heads, segments);
   const auto run = [&](auto kernel, size_t stage_bytes) {
     launch(stream, grid, 32 * kWarps, kStages * stage_bytes, kernel, a);
