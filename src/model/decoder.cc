@@ -233,7 +233,8 @@ void Decoder::layers(const StepInput& input, KvCache& cache, View logits) {
     probe("hidden", i, hidden);
     ops::rms_norm(backend_, {hidden, layer.input_norm.view(), config_.norm_eps, normed});
     attention(i, cache);
-    ops::rms_norm(backend_, {hidden, layer.post_attention_norm.view(), config_.norm_eps, normed});
+    const View exact = layer.router.empty() ? View{} : take(work_.exact_input, n);
+    ops::rms_norm(backend_, {hidden, layer.post_attention_norm.view(), config_.norm_eps, normed, exact});
     feed_forward(i, n);
   }
   probe("hidden", config_.layers, hidden);
@@ -369,9 +370,7 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   const View experts = take(work_.experts, n);
   const View weights = take(work_.expert_weights, n);
   const View places = take(work_.places, n);
-  const View exact = take(work_.exact_input, n);
-  ops::rms_norm(backend_, {take(work_.hidden, n), layer.post_attention_norm.view(), config_.norm_eps, exact});
-  ops::linear(backend_, {.x = exact, .w = layer.router, .bias = {}, .out = logits});
+  ops::linear(backend_, {.x = take(work_.exact_input, n), .w = layer.router, .bias = {}, .out = logits});
   ops::moe_route(backend_, {logits, moe.normalise_weights, experts, weights});
   probe("router_logits", index, logits);
   probe("router_experts", index, experts);

@@ -18,6 +18,7 @@ void check_rows(const ConstView& x, float eps, const ConstView& out) {
 void rms_norm(Backend& backend, const RmsNorm& op) {
   check_rows(op.x, op.eps, op.out);
   check_view("weight", op.weight, {op.x.shape[1]}, {DType::f32});
+  if (!op.exact.empty()) check_view("exact", op.exact, op.x.shape, {DType::f32});
   backend.do_rms_norm(op);
 }
 

@@ -9,12 +9,13 @@ namespace keye::ops {
 class Backend;
 
 /// out[t, i] = x[t, i] / sqrt(mean_i(x[t, i]^2) + eps) * weight[i]
-///   x [n, c] f32     weight [c] f32     out [n, c] f32 or bf16
+///   x [n, c] f32     weight [c] f32     out [n, c] f32 or bf16     exact [n, c] f32: the same, or empty
 struct RmsNorm {
   ConstView x;
   ConstView weight;
   float eps;
   View out;
+  View exact = {};
 };
 void rms_norm(Backend& backend, const RmsNorm& op);
 

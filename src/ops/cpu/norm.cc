@@ -21,6 +21,7 @@ void for_each_row(ThreadPool& pool, const ConstView& x, const View& out, Row row
 void CpuBackend::do_rms_norm(const RmsNorm& op) {
   const RowKernels* kernels = row_kernels(isa_);
   if (kernels == nullptr) return RefBackend::do_rms_norm(op);
+  if (!op.exact.empty()) do_rms_norm({op.x, op.weight, op.eps, op.exact});
   for_each_row(pool_, op.x, op.out, [&](const float* x, float* out, uint16_t* narrow) {
     kernels->rms_norm(x, op.weight.as<float>(), op.eps, op.x.shape[1], out, narrow);
   });

@@ -67,6 +67,41 @@ __device__ __forceinline__ void write_row(const DevicePlane& plane, int32_t slot
   if (lane == 0) reinterpret_cast<float*>(block + static_cast<int64_t>(kPage) * d)[slot % kPage] = scale;
 }
 
+/// Heads of 128: a lane holds four channels, whose partners in the rotation are the lane's 16 further on.
+__device__ __forceinline__ void write_row128(const DevicePlane& plane, int32_t slot, int head, const float4& x) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  unsigned char* row = head_of(plane, slot / kPage, head) + static_cast<int64_t>(slot % kPage) * 256 + lane * 8;
+  *reinterpret_cast<uint2*>(row) = make_uint2(two_bf16(x.x, x.y), two_bf16(x.z, x.w));
+}
+
+__global__ void __launch_bounds__(32 * kInputWarps) input128_kernel(AttentionInputArguments a) {
+  begin_kernel();
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int groups = a.k.heads;
+  const int heads = a.heads + 2 * groups;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kInputWarps + threadIdx.x / 32;
+  if (item >= static_cast<int64_t>(a.n) * heads) return;
+  const int64_t t = item / heads;
+  const int head = static_cast<int>(item % heads);
+  float4 x = reinterpret_cast<const float4*>(a.qkv)[item * 32 + lane];
+  if (head >= a.heads + groups) return write_row128(a.v, a.slots[t], head - a.heads - groups, x);
+  const float4 weight = reinterpret_cast<const float4*>(head < a.heads ? a.q_norm : a.k_norm)[lane];
+  const float4 c = reinterpret_cast<const float4*>(a.cos)[t * 16 + lane % 16];
+  const float4 s = reinterpret_cast<const float4*>(a.sin)[t * 16 + lane % 16];
+  const float squares = fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, __fmul_rn(x.x, x.x))));
+  const float scale = 1.0F / sqrtf(warp_sum(squares) / 128.0F + a.eps);
+  const auto turn = [&](float value, float by, float cosine, float sine) {
+    const float normed = __fmul_rn(__fmul_rn(value, scale), by);
+    const float other = __fmul_rn(__shfl_xor_sync(kAll, normed, 16), sine);
+    const float own = __fmul_rn(normed, cosine);
+    return lane < 16 ? __fsub_rn(own, other) : __fadd_rn(own, other);
+  };
+  x = make_float4(turn(x.x, weight.x, c.x, s.x), turn(x.y, weight.y, c.y, s.y), turn(x.z, weight.z, c.z, s.z),
+                  turn(x.w, weight.w, c.w, s.w));
+  if (head >= a.heads) return write_row128(a.k, a.slots[t], head - a.heads, x);
+  static_cast<uint2*>(a.q)[(t * a.heads + head) * 32 + lane] = make_uint2(two_bf16(x.x, x.y), two_bf16(x.z, x.w));
+}
+
 /// A warp per head of q, k and v. The planes' other slots are finite as they are: the cache was cleared when it was
 /// allocated, and holds only what this kernel wrote since.
 __global__ void __launch_bounds__(32 * kInputWarps) input_kernel(AttentionInputArguments a) {
@@ -186,10 +221,13 @@ __device__ __forceinline__ int count_chosen(const int32_t* chosen, int most) {
   return low;
 }
 
-template <int kDim, int kWarps, int kStages, bool kChosen, bool kSplit>
-__global__ void __launch_bounds__(32 * kWarps, 1) paged_kernel(PagedAttentionArguments a, Take take, PartsOut parts) {
+/// kRowWarps times 16 rows, whose columns kColumnWarps warps share: each of those has all of the scores.
+template <int kDim, int kRowWarps, int kColumnWarps, int kStages, bool kChosen, bool kSplit>
+__global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1)
+    paged_kernel(PagedAttentionArguments a, Take take, PartsOut parts) {
   begin_kernel();
-  constexpr int kTile = 16 * kWarps;
+  constexpr int kTile = 16 * kRowWarps;
+  constexpr int kColumns = kDim / kColumnWarps;
   const int group = a.heads / a.k.heads;
   const DeviceSequence sequence = a.sequences.sequences[blockIdx.z];
   const int kv_head = static_cast<int>(blockIdx.y) % a.k.heads;
@@ -206,7 +244,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) paged_kernel(PagedAttentionArg
   const int end = kChosen ? min(begin + kTile, (tile / tiles_per_token + 1) * group) : min(begin + kTile, pairs);
   const int last_token = (end - 1) / group;
 
-  PagedSource<kDim, kWarps, kChosen> source{a, a.sequences.pages + sequence.first_page, nullptr, kv_head, 0, {0, 0}};
+  PagedSource<kDim, kRowWarps * kColumnWarps, kChosen> source{
+      a, a.sequences.pages + sequence.first_page, nullptr, kv_head, 0, {0, 0}};
   if constexpr (kChosen) {
     source.chosen = a.chosen + static_cast<int64_t>(sequence.first_row + last_token) * a.chosen_max;
     source.keys = count_chosen(source.chosen, a.chosen_max);
@@ -220,7 +259,9 @@ __global__ void __launch_bounds__(32 * kWarps, 1) paged_kernel(PagedAttentionArg
   const int end_block = kSplit ? min(blocks, first_block + kBlocksPerPart) : blocks;
 
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const int first_pair = begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int column = warp / kRowWarps * kColumns;
+  const int first_pair = begin + warp % kRowWarps * 16 + lane / 4;
   const bf16* queries[2];
   int64_t at[2];  // of the row's head, in heads of q and out
 #pragma unroll
@@ -234,8 +275,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1) paged_kernel(PagedAttentionArg
   uint32_t query[kDim / 16][4];
   load_query<kDim>(queries[0], queries[1], query);
   const float c = a.scale * kLog2E;
-  Rows<kDim> rows;
-  attend_tile<kDim, kDim, kStages, !kSplit>(source, query, first_block, end_block, c, rows);
+  Rows<kColumns> rows;
+  attend_tile<kDim, kColumns, kStages, !kSplit>(source, query, first_block, end_block, c, column, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (queries[half] == nullptr) continue;
@@ -243,17 +284,17 @@ __global__ void __launch_bounds__(32 * kWarps, 1) paged_kernel(PagedAttentionArg
     if constexpr (kSplit) {
       float* out = parts.data + (at[half] * parts.parts + part) * (kDim + 2);
 #pragma unroll
-      for (int tile_at = 0; tile_at < kDim / 8; ++tile_at) {
-        *reinterpret_cast<float2*>(out + 8 * tile_at + lane % 4 * 2) =
+      for (int tile_at = 0; tile_at < kColumns / 8; ++tile_at) {
+        *reinterpret_cast<float2*>(out + column + 8 * tile_at + lane % 4 * 2) =
             make_float2(rows.mix[tile_at][2 * half], rows.mix[tile_at][2 * half + 1]);
       }
-      if (lane % 4 == 0) *reinterpret_cast<float2*>(out + kDim) = make_float2(state.max, state.sum);
+      if (lane % 4 == 0 && column == 0) *reinterpret_cast<float2*>(out + kDim) = make_float2(state.max, state.sum);
     } else {
       auto* out = reinterpret_cast<uint32_t*>(static_cast<bf16*>(a.out) + at[half] * kDim);
 #pragma unroll
-      for (int tile_at = 0; tile_at < kDim / 8; ++tile_at) {
-        out[4 * tile_at + lane % 4] = two_bf16(__fdiv_rn(rows.mix[tile_at][2 * half], state.sum),
-                                               __fdiv_rn(rows.mix[tile_at][2 * half + 1], state.sum));
+      for (int tile_at = 0; tile_at < kColumns / 8; ++tile_at) {
+        out[column / 2 + 4 * tile_at + lane % 4] = two_bf16(__fdiv_rn(rows.mix[tile_at][2 * half], state.sum),
+                                                            __fdiv_rn(rows.mix[tile_at][2 * half + 1], state.sum));
       }
     }
   }
@@ -419,6 +460,7 @@ struct Plan {
   int tiles_few, tiles_many;  // of the longest sequence, as tiles of decoding and of whole prompts
   int parts;                  // that decoding tiles are cut into; 1: none
 };
+constexpr int kFewWarps = 4;
 constexpr int kManyWarps = 8;
 constexpr int64_t kPartsBytesMax = int64_t{512} << 20;
 
@@ -454,15 +496,17 @@ void run_paged(Stream stream, const PagedAttentionArguments& a, int processors) 
     const Take take = many ? Take::few : Take::all;
     if (plan.parts > 1) {
       const dim3 grid(static_cast<unsigned>(plan.parts), heads * static_cast<unsigned>(plan.tiles_few), count);
-      launch(stream, grid, 32, kShared,
-             chosen ? paged_kernel<kDim, 1, kStages, true, true> : paged_kernel<kDim, 1, kStages, false, true>, a, take,
-             parts);
+      launch(stream, grid, 32 * kFewWarps, kShared,
+             chosen ? paged_kernel<kDim, 1, kFewWarps, kStages, true, true>
+                    : paged_kernel<kDim, 1, kFewWarps, kStages, false, true>,
+             a, take, parts);
       const auto merges = static_cast<unsigned>((a.sequences.rows_max * a.heads + kMergeWarps - 1) / kMergeWarps);
       launch(stream, dim3(merges, count), 32 * kMergeWarps, 0, merge_kernel<kDim>, a, take, parts);
     } else {
-      launch(stream, dim3(static_cast<unsigned>(plan.tiles_few), heads, count), 32, kShared,
-             chosen ? paged_kernel<kDim, 1, kStages, true, false> : paged_kernel<kDim, 1, kStages, false, false>, a,
-             take, parts);
+      launch(stream, dim3(static_cast<unsigned>(plan.tiles_few), heads, count), 32 * kFewWarps, kShared,
+             chosen ? paged_kernel<kDim, 1, kFewWarps, kStages, true, false>
+                    : paged_kernel<kDim, 1, kFewWarps, kStages, false, false>,
+             a, take, parts);
     }
   }
   if (many && a.hopper) {
@@ -470,7 +514,7 @@ void run_paged(Stream stream, const PagedAttentionArguments& a, int processors) 
   } else if (many) {
     constexpr int kStages = 2;
     launch(stream, dim3(static_cast<unsigned>(plan.tiles_many), heads, count), 32 * kManyWarps,
-           kStages * kStageBytes<kDim>, paged_kernel<kDim, kManyWarps, kStages, false, false>, a,
+           kStages * kStageBytes<kDim>, paged_kernel<kDim, kManyWarps, 1, kStages, false, false>, a,
            few ? Take::many : Take::all, parts);
   }
 }
@@ -480,7 +524,9 @@ void run_paged(Stream stream, const PagedAttentionArguments& a, int processors) 
 void attention_input(Stream stream, const AttentionInputArguments& a) {
   if (a.n == 0) return;
   const int64_t items = static_cast<int64_t>(a.n) * (a.heads + 2 * a.k.heads);
-  launch(stream, static_cast<unsigned>((items + kInputWarps - 1) / kInputWarps), 32 * kInputWarps, 0, input_kernel, a);
+  const bool narrow = a.q_element == Element::bf16 && a.k.element == Element::bf16 && a.v.element == Element::bf16;
+  launch(stream, static_cast<unsigned>((items + kInputWarps - 1) / kInputWarps), 32 * kInputWarps, 0,
+         narrow && a.k.dim == 128 ? input128_kernel : input_kernel, a);
 }
 
 int64_t paged_attention_workspace(const PagedAttentionArguments& a, int processors) {

@@ -443,7 +443,7 @@ void CudaBackend::do_convert(const Convert& op) {
 
 void CudaBackend::do_rms_norm(const RmsNorm& op) {
   cuda::rms_norm(stream_, op.x.as<float>(), op.weight.as<float>(), op.eps, op.x.shape[0], op.x.shape[1], op.out.data,
-                 is_f32(op.out.dtype));
+                 is_f32(op.out.dtype), op.exact.as<float>());
 }
 
 void CudaBackend::do_layer_norm(const LayerNorm& op) {

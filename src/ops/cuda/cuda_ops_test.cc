@@ -243,8 +243,11 @@ TEST(CudaOps, Norms) {
         const Tensor on[3] = {put(x), put(weight), put(bias)};
         Tensor expected(dtype, {n, c});
         Tensor got = blank(dtype, {n, c});
-        rms_norm(*ref, {x.view(), weight.view(), 1e-6F, expected.view()});
-        rms_norm(device(), {on[0].view(), on[1].view(), 1e-6F, got.view()});
+        Tensor exact(DType::f32, {n, c});
+        Tensor exact_got = blank(DType::f32, {n, c});
+        rms_norm(*ref, {x.view(), weight.view(), 1e-6F, expected.view(), exact.view()});
+        rms_norm(device(), {on[0].view(), on[1].view(), 1e-6F, got.view(), exact_got.view()});
+        EXPECT_LT(distance(get(exact_got).view(), exact.view()), tolerance(DType::f32)) << c;
         EXPECT_LT(distance(get(got).view(), expected.view()), tolerance(dtype)) << c;
         layer_norm(*ref, {x.view(), weight.view(), bias.view(), 1e-6F, expected.view()});
         layer_norm(device(), {on[0].view(), on[1].view(), on[2].view(), 1e-6F, got.view()});

@@ -187,10 +187,11 @@ __device__ __forceinline__ void attend_block(const uint32_t (&query)[kKey / 16][
 /// Keys [64 first, 64 end) of `source` for the block's tile of rows. Source:
 ///   load(block, keys, values)  begins to copy a block's rows into shared memory, all threads together
 ///   limit(half)                how many keys, counted from 0, the lane's row sees
-/// `total` has the result before the division by its sum. If kParts, `first` is the first block of a part.
+/// `total` has the result before the division by its sum, of the warp's kValue columns of the values from `column` on.
+/// If kParts, `first` is the first block of a part.
 template <int kKey, int kValue, int kStages, bool kParts, class Source>
 __device__ __forceinline__ void attend_tile(const Source& source, const uint32_t (&query)[kKey / 16][4], int first,
-                                            int end, float c, Rows<kValue>& total) {
+                                            int end, float c, int column, Rows<kValue>& total) {
   unsigned char* ring = dynamic_shared<unsigned char>();
   const auto stage = [&](int block) { return ring + (block - first) % kStages * kStageBytes<kKey>; };
   const auto load = [&](int block) {
@@ -203,7 +204,8 @@ __device__ __forceinline__ void attend_tile(const Source& source, const uint32_t
     __syncthreads();  // the block has landed for all, and all are done with the one before it
     load(block + kStages - 1);
     const int limits[2] = {seen[0] - block * kBlockKeys, seen[1] - block * kBlockKeys};
-    attend_block<kKey, kValue>(query, stage(block), stage(block) + kBlockKeys * kTileRow<kKey>, limits, c, rows);
+    attend_block<kKey, kValue>(query, stage(block), stage(block) + kBlockKeys * kTileRow<kKey> + column * 2, limits, c,
+                               rows);
   };
   total.clear();
 #pragma unroll

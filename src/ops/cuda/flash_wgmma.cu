@@ -157,22 +157,35 @@ __device__ __forceinline__ void consume(const Ring<kKey>& ring, const uint32_t (
   const int lane = static_cast<int>(threadIdx.x % 32);
   RowState total[2];
   rows.clear();
-  for (int block = 0; block < work.blocks; ++block) {
-    const int stage = block % S::kStages;
-    const uint32_t phase = static_cast<uint32_t>(block / S::kStages) & 1U;
-    float scores[kBlockKeys / 8][4] = {};
-    hopper::wait(ring.keys_there(stage), phase);
+  const auto stage_of = [](int block) { return block % S::kStages; };
+  const auto phase_of = [](int block) { return static_cast<uint32_t>(block / S::kStages) & 1U; };
+  const auto begin_scores = [&](int block, float(&scores)[kBlockKeys / 8][4]) {
+#pragma unroll
+    for (auto& four : scores) {
+#pragma unroll
+      for (float& x : four) x = 0.0F;
+    }
+    hopper::wait(ring.keys_there(stage_of(block)), phase_of(block));
     pin(scores);
     hopper::begin_products();
 #pragma unroll
     for (int k = 0; k < kKey / 16; ++k) {
-      const uint32_t box = ring.keys(stage) + k / 4 * kBoxBytes;
+      const uint32_t box = ring.keys(stage_of(block)) + k / 4 * kBoxBytes;
       multiply_scores(scores, query[k],
                       k / 4 < S::kBoxes ? hopper::matrix_descriptor(box + k % 4 * 32) : rest_descriptor(box));
     }
     hopper::commit_products();
-    hopper::wait_products<0>();
-    pin(scores);
+  };
+  float scores[kBlockKeys / 8][4];
+  float next[kBlockKeys / 8][4];
+  begin_scores(0, scores);
+  hopper::wait_products<0>();
+  pin(scores);
+  for (int block = 0; block < work.blocks; ++block) {
+    const int stage = stage_of(block);
+    const uint32_t phase = phase_of(block);
+    const bool last = block + 1 == work.blocks;
+    if (!last) begin_scores(block + 1, next);  // while this block's scores become weights
     const int limits[2] = {work.seen[0] - block * kBlockKeys, work.seen[1] - block * kBlockKeys};
     uint32_t weights[kBlockKeys / 16][4];
     weigh(scores, limits, c, rows, weights);
@@ -195,8 +208,13 @@ __device__ __forceinline__ void consume(const Ring<kKey>& ring, const uint32_t (
     hopper::commit_products();
     hopper::wait_products<0>();
     pin(rows.mix);
+    pin(next);
+#pragma unroll
+    for (int tile = 0; tile < kBlockKeys / 8; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[tile][i] = next[tile][i];
+    }
     if (lane == 0) hopper::arrive(ring.used(stage));
-    const bool last = block + 1 == work.blocks;
     if (!work.parts || ((block + 1) % kBlocksPerPart != 0 && !last)) continue;
     // The end of a part. The first one's numbers are the total's.
     rows.gather_sums();

@@ -16,21 +16,24 @@ constexpr int kBox = 64;
 constexpr int kBoxBytes = kBox * kBox * 2;
 constexpr int kWarps = 4;  // that multiply, 16 outputs each
 constexpr int kThreads = 32 * (kWarps + 1);
-constexpr int kStages = 12;
-constexpr int kSharedBytes = kStages * (kBoxBytes + 16) + 1024;
+constexpr int kBoxes = 2;  // of a stage, one after another along the inputs
+constexpr int kStages = 6;
+constexpr int kStageBytes = kBoxes * kBoxBytes;
+constexpr int kDepth = kBoxes * kBox;  // inputs of a stage
+constexpr int kSharedBytes = kStages * (kStageBytes + 16) + 1024;
 
-/// The rows' inputs [64 step, 64 step + 64) as fragments: of row 8 tile + lane / 4 the inputs 2 (lane % 4) and the
+/// The rows' inputs [128 step, 128 step + 128) as fragments: of row 8 tile + lane / 4 the inputs 2 (lane % 4) and the
 /// next, and the same 8 further on, of each 16.
 template <int kTiles>
 struct Inputs {
-  uint32_t words[kTiles][4][2];
+  uint32_t words[kTiles][kDepth / 16][2];
 
   __device__ __forceinline__ void load(const bf16* const (&rows)[kTiles], int step, int stride) {
-    const int first = step * kBox + static_cast<int>(threadIdx.x % 4) * 2;
+    const int first = step * kDepth + static_cast<int>(threadIdx.x % 4) * 2;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
+      for (int k = 0; k < kDepth / 16; ++k) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int at = first + 16 * k + 8 * half;
@@ -47,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) few_kernel(const __grid_constant__ G
   extern __shared__ unsigned char dynamic[];
   const uint32_t shared = (hopper::shared_address(dynamic) + 1023U) & ~1023U;
   unsigned char* const ring = dynamic + (shared - hopper::shared_address(dynamic));
-  const auto there = [&](int stage) { return shared + kStages * kBoxBytes + 16 * stage; };
+  const auto there = [&](int stage) { return shared + kStages * kStageBytes + 16 * stage; };
   const auto used = [&](int stage) { return there(stage) + 8; };
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
@@ -64,7 +67,7 @@ __global__ void __launch_bounds__(kThreads) few_kernel(const __grid_constant__ G
   const Group group = group_of_block(a);
   if (group.w == nullptr) return;
   const int stride = static_cast<int>(a.shape.stride);
-  const int steps = (stride + kBox - 1) / kBox;
+  const int steps = (stride + kDepth - 1) / kDepth;
   const int first_output = static_cast<int>(blockIdx.x) * kBox;
   const int64_t first_row = group.begin + static_cast<int64_t>(blockIdx.z) * (8 * kTiles);
   const int64_t row_step = static_cast<int64_t>(gridDim.z) * (8 * kTiles);
@@ -77,8 +80,12 @@ __global__ void __launch_bounds__(kThreads) few_kernel(const __grid_constant__ G
       for (int step = 0; step < steps; ++step, ++turn) {
         const int stage = turn % kStages;
         hopper::wait(used(stage), (static_cast<uint32_t>(turn / kStages) & 1U) ^ 1U);
-        hopper::arrive_expecting(there(stage), kBoxBytes);
-        hopper::load_box(map, there(stage), shared + stage * kBoxBytes, step * kBox, first_output);
+        hopper::arrive_expecting(there(stage), kStageBytes);
+#pragma unroll
+        for (int box = 0; box < kBoxes; ++box) {
+          hopper::load_box(map, there(stage), shared + stage * kStageBytes + box * kBoxBytes,
+                           step * kDepth + box * kBox, first_output);
+        }
       }
     }
     return;
@@ -102,19 +109,22 @@ __global__ void __launch_bounds__(kThreads) few_kernel(const __grid_constant__ G
     for (int step = 0; step < steps; ++step, ++turn) {
       const int stage = turn % kStages;
       Inputs<kTiles> next;
-      if constexpr (kTiles <= 2) next.load(rows, step + 1, stride);
+      if constexpr (kTiles == 1) next.load(rows, step + 1, stride);
       hopper::wait(there(stage), static_cast<uint32_t>(turn / kStages) & 1U);
-      const unsigned char* weights = ring + stage * kBoxBytes + (16 * warp + lane % 16) * (kBox * 2);
+      const unsigned char* weights = ring + stage * kStageBytes + (16 * warp + lane % 16) * (kBox * 2);
+      uint32_t fragments[kDepth / 16][4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        uint32_t fragment[4];
-        load_matrices(fragment, weights + (((2 * k + lane / 16) ^ (lane % 8)) * 16));
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) mma_bf16(sums[tile], fragment, now.words[tile][k]);
+      for (int k = 0; k < kDepth / 16; ++k) {
+        load_matrices(fragments[k], weights + k / 4 * kBoxBytes + (((k % 4 * 2 + lane / 16) ^ (lane % 8)) * 16));
       }
       __syncwarp();
       if (lane == 0) hopper::arrive(used(stage));
-      if constexpr (kTiles <= 2) {
+#pragma unroll
+      for (int k = 0; k < kDepth / 16; ++k) {
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) mma_bf16(sums[tile], fragments[k], now.words[tile][k]);
+      }
+      if constexpr (kTiles == 1) {
         now = next;
       } else {
         now.load(rows, step + 1, stride);

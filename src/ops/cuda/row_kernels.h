@@ -16,8 +16,9 @@ void embed(Stream stream, const void* table, TableElement element, const int32_t
 void copy_rows(Stream stream, const void* x, bool x_f32, const int32_t* from, const int32_t* to, int64_t count,
                int64_t c, void* out, bool out_f32);
 void convert(Stream stream, const void* x, bool x_f32, int64_t count, void* out, bool out_f32);
+/// exact [n, c]: the result before rounding, too, or null.
 void rms_norm(Stream stream, const float* x, const float* weight, float eps, int64_t n, int64_t c, void* out,
-              bool out_f32);
+              bool out_f32, float* exact);
 void layer_norm(Stream stream, const float* x, const float* weight, const float* bias, float eps, int64_t n, int64_t c,
                 void* out, bool out_f32);
 /// positions: three rows of n; the angle is the f32 product, cos and sin accurate to f32 at any angle.

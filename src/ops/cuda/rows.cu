@@ -22,9 +22,12 @@ __device__ __forceinline__ void store_four(bf16* to, float4 x) {
   *reinterpret_cast<uint2*>(to) = make_uint2(two_bf16(x.x, x.y), two_bf16(x.z, x.w));
 }
 
+constexpr int kNormThreads = 128;
+constexpr int kNormHeld = 8;  // fours that a thread keeps
+
 /// The block's sum, in an order that is always the same.
 __device__ __forceinline__ float block_sum(float x) {
-  __shared__ float parts[kThreads / 32];
+  __shared__ float parts[kNormThreads / 32];
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffU, x, step);
   __syncthreads();  // the sum before this one has been read
@@ -32,70 +35,95 @@ __device__ __forceinline__ float block_sum(float x) {
   __syncthreads();
   float sum = 0.0F;
 #pragma unroll
-  for (int i = 0; i < kThreads / 32; ++i) sum += parts[i];
+  for (int i = 0; i < kNormThreads / 32; ++i) sum += parts[i];
   return sum;
 }
 
 // -- norms -------------------------------------------------------------------
 
-/// One block per row; vectors of four where the row allows them. Sums: each thread's own elements in order, then the
-/// block's tree; vectors or not, thread i has the elements 4 (i + 256 j) + {0, 1, 2, 3}.
+/// One block per row; thread i has the elements 4 (i + 128 j) + {0, 1, 2, 3}, in vectors if kFours, and keeps the first
+/// kNormHeld of those. Sums: each thread's own elements in order, then the block's tree.
 template <class Out, bool kFours, bool kLayer>
-__global__ void __launch_bounds__(kThreads)
-    norm_kernel(const float* x, const float* weight, const float* bias, float eps, int64_t c, Out* out) {
+__global__ void __launch_bounds__(kNormThreads)
+    norm_kernel(const float* x, const float* weight, const float* bias, float eps, int64_t c, Out* out, float* exact) {
   begin_kernel();
   x += static_cast<int64_t>(blockIdx.x) * c;
+  if (exact != nullptr) exact += static_cast<int64_t>(blockIdx.x) * c;
   out += static_cast<int64_t>(blockIdx.x) * c;
   const auto inverse_count = 1.0F / static_cast<float>(c);
+  const auto load = [&](const float* from, int64_t i) {
+    if constexpr (kFours) {
+      return load_four(from + i);
+    } else {
+      return make_float4(from[i], i + 1 < c ? from[i + 1] : 0.0F, i + 2 < c ? from[i + 2] : 0.0F,
+                         i + 3 < c ? from[i + 3] : 0.0F);
+    }
+  };
+  float4 held[kNormHeld];
+#pragma unroll
+  for (int j = 0; j < kNormHeld; ++j) {
+    const int64_t i = 4 * (static_cast<int64_t>(threadIdx.x) + kNormThreads * j);
+    held[j] = i < c ? load(x, i) : make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+  }
+  const auto for_each_four = [&](const auto& use) {
+#pragma unroll
+    for (int j = 0; j < kNormHeld; ++j) {
+      const int64_t i = 4 * (static_cast<int64_t>(threadIdx.x) + kNormThreads * j);
+      if (i < c) use(i, held[j]);
+    }
+    for (int64_t i = 4 * (static_cast<int64_t>(threadIdx.x) + kNormThreads * kNormHeld); i < c; i += 4 * kNormThreads) {
+      use(i, load(x, i));
+    }
+  };
   float mean = 0.0F;
   if constexpr (kLayer) {
     float sum = 0.0F;
-    for (int64_t i = 4 * static_cast<int64_t>(threadIdx.x); i < c; i += 4 * kThreads) {
-      if constexpr (kFours) {
-        const float4 four = load_four(x + i);
-        sum = sum + four.x + four.y + four.z + four.w;
-      } else {
-        for (int64_t j = i; j < min(i + 4, c); ++j) sum += x[j];
-      }
-    }
+    for_each_four([&](int64_t, const float4& four) { sum = sum + four.x + four.y + four.z + four.w; });
     mean = block_sum(sum) * inverse_count;
   }
   float squares = 0.0F;
-  for (int64_t i = 4 * static_cast<int64_t>(threadIdx.x); i < c; i += 4 * kThreads) {
-    if constexpr (kFours) {
-      const float4 four = load_four(x + i);
-      const float a = four.x - mean;
-      const float b = four.y - mean;
-      const float d = four.z - mean;
-      const float e = four.w - mean;
-      squares = fmaf(e, e, fmaf(d, d, fmaf(b, b, fmaf(a, a, squares))));
-    } else {
-      for (int64_t j = i; j < min(i + 4, c); ++j) squares = fmaf(x[j] - mean, x[j] - mean, squares);
-    }
-  }
+  for_each_four([&](int64_t i, const float4& four) {
+    const auto add = [&](float value, int64_t at) {
+      const float apart = value - mean;
+      if (kFours || at < c) squares = fmaf(apart, apart, squares);
+    };
+    add(four.x, i);
+    add(four.y, i + 1);
+    add(four.z, i + 2);
+    add(four.w, i + 3);
+  });
   const float scale = 1.0F / sqrtf(block_sum(squares) * inverse_count + eps);
-  const auto value = [&](float of, int64_t at) {
-    const float normed = __fmul_rn(__fmul_rn(of - mean, scale), weight[at]);
-    if constexpr (kLayer) return __fadd_rn(normed, bias[at]);
-    return normed;
+  const auto normed = [&](float of, float by, float plus) {
+    const float value = __fmul_rn(__fmul_rn(of - mean, scale), by);
+    return kLayer ? __fadd_rn(value, plus) : value;
   };
-  for (int64_t i = 4 * static_cast<int64_t>(threadIdx.x); i < c; i += 4 * kThreads) {
+  for_each_four([&](int64_t i, const float4& four) {
+    const float4 by = load(weight, i);
+    const float4 plus = kLayer ? load(bias, i) : by;
+    const float4 result = make_float4(normed(four.x, by.x, plus.x), normed(four.y, by.y, plus.y),
+                                      normed(four.z, by.z, plus.z), normed(four.w, by.w, plus.w));
     if constexpr (kFours) {
-      const float4 four = load_four(x + i);
-      store_four(out + i,
-                 make_float4(value(four.x, i), value(four.y, i + 1), value(four.z, i + 2), value(four.w, i + 3)));
+      store_four(out + i, result);
+      if (exact != nullptr) store_four(exact + i, result);
     } else {
-      for (int64_t j = i; j < min(i + 4, c); ++j) out[j] = from_float<Out>(value(x[j], j));
+      const float values[4] = {result.x, result.y, result.z, result.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (i + j >= c) continue;
+        out[i + j] = from_float<Out>(values[j]);
+        if (exact != nullptr) exact[i + j] = values[j];
+      }
     }
-  }
+  });
 }
 
 template <class Out, bool kLayer>
 void norm(Stream stream, const float* x, const float* weight, const float* bias, float eps, int64_t n, int64_t c,
-          Out* out) {
+          Out* out, float* exact) {
   if (n == 0) return;
-  const auto kernel = by_four(x, out, c) ? norm_kernel<Out, true, kLayer> : norm_kernel<Out, false, kLayer>;
-  launch(stream, static_cast<unsigned>(n), kThreads, 0, kernel, x, weight, bias, eps, c, out);
+  const auto kernel =
+      by_four(x, out, c) && by_four(x, exact, c) ? norm_kernel<Out, true, kLayer> : norm_kernel<Out, false, kLayer>;
+  launch(stream, static_cast<unsigned>(n), kNormThreads, 0, kernel, x, weight, bias, eps, c, out, exact);
 }
 
 // -- copies ------------------------------------------------------------------
@@ -300,15 +328,15 @@ __global__ void __launch_bounds__(kArgmaxThreads)
 }  // namespace
 
 void rms_norm(Stream stream, const float* x, const float* weight, float eps, int64_t n, int64_t c, void* out,
-              bool out_f32) {
-  if (out_f32) return norm<float, false>(stream, x, weight, nullptr, eps, n, c, static_cast<float*>(out));
-  norm<bf16, false>(stream, x, weight, nullptr, eps, n, c, static_cast<bf16*>(out));
+              bool out_f32, float* exact) {
+  if (out_f32) return norm<float, false>(stream, x, weight, nullptr, eps, n, c, static_cast<float*>(out), exact);
+  norm<bf16, false>(stream, x, weight, nullptr, eps, n, c, static_cast<bf16*>(out), exact);
 }
 
 void layer_norm(Stream stream, const float* x, const float* weight, const float* bias, float eps, int64_t n, int64_t c,
                 void* out, bool out_f32) {
-  if (out_f32) return norm<float, true>(stream, x, weight, bias, eps, n, c, static_cast<float*>(out));
-  norm<bf16, true>(stream, x, weight, bias, eps, n, c, static_cast<bf16*>(out));
+  if (out_f32) return norm<float, true>(stream, x, weight, bias, eps, n, c, static_cast<float*>(out), nullptr);
+  norm<bf16, true>(stream, x, weight, bias, eps, n, c, static_cast<bf16*>(out), nullptr);
 }
 
 void copy_rows(Stream stream, const void* x, bool x_f32, const int32_t* from, const int32_t* to, int64_t count,

@@ -26,24 +26,24 @@ __device__ __forceinline__ float rotated(const VisionAttentionArguments& a, int6
   return i < half ? __fsub_rn(__fmul_rn(x, c), __fmul_rn(other, s)) : __fadd_rn(__fmul_rn(x, c), __fmul_rn(other, s));
 }
 
-/// q, k and v as the tensor cores want them: [3][heads][p][width] bf16, rotated, padded with zeros. Two channels a
-/// thread.
+/// q, k and v as the tensor cores want them: [3][heads][p][width] bf16, rotated, padded with zeros. A block arranges
+/// one patch, whose heads lie one after another; a thread has two channels at a time.
 __global__ void __launch_bounds__(kThreads) arrange_kernel(VisionAttentionArguments a, int width, uint32_t* out) {
   begin_kernel();
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int words = width / 2;
-  if (item >= static_cast<int64_t>(a.p) * 3 * a.heads * words) return;
-  const int i = static_cast<int>(item % words) * 2;
-  const int64_t head = item / words % a.heads;
-  const int64_t which = item / words / a.heads % 3;
-  const int64_t patch = item / words / a.heads / 3;
-  const int64_t from = ((patch * 3 + which) * a.heads + head) * a.dim;
-  float two[2] = {0.0F, 0.0F};
+  const int64_t patch = blockIdx.x;
+  const int64_t first = patch * 3 * a.heads * a.dim;
+  for (int item = static_cast<int>(threadIdx.x); item < 3 * a.heads * words; item += kThreads) {
+    const int i = item % words * 2;
+    const int row = item / words;  // of [3][heads]
+    float two[2] = {0.0F, 0.0F};
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    if (i + j < a.dim) two[j] = which == 2 ? element_at(a, from + i + j) : rotated(a, patch, from, i + j);
+    for (int j = 0; j < 2; ++j) {
+      const int64_t from = first + static_cast<int64_t>(row) * a.dim;
+      if (i + j < a.dim) two[j] = row >= 2 * a.heads ? element_at(a, from + i + j) : rotated(a, patch, from, i + j);
+    }
+    out[(static_cast<int64_t>(row) * a.p + patch) * words + i / 2] = two_bf16(two[0], two[1]);
   }
-  out[((which * a.heads + head) * a.p + patch) * words + i / 2] = two_bf16(two[0], two[1]);
 }
 
 template <int kKey>
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1) segment_kernel(VisionAttention
                    row + 8 < patches ? part(0) + static_cast<int64_t>(row + 8) * kKey : nullptr, query);
   Rows<kValue> rows;
   attend_tile<kKey, kValue, kStages, false>(source, query, 0, (patches + kBlockKeys - 1) / kBlockKeys, a.scale * kLog2E,
-                                            rows);
+                                            0, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (row + 8 * half >= patches) continue;
@@ -205,8 +205,8 @@ void vision_attention(Stream stream, const VisionAttentionArguments& a) {
     const auto rows = static_cast<unsigned>((a.segment_max + kPlainWarps - 1) / kPlainWarps);
     return launch(stream, dim3(rows, heads, segments), 32 * kPlainWarps, 0, plain_kernel, a);
   }
-  launch(stream, blocks_for(static_cast<int64_t>(a.p) * 3 * a.heads * (width / 2)), kThreads, 0, arrange_kernel, a,
-         width, static_cast<uint32_t*>(a.workspace));
+  launch(stream, static_cast<unsigned>(a.p), kThreads, 0, arrange_kernel, a, width,
+         static_cast<uint32_t*>(a.workspace));
   if (width == 80 && a.hopper) return check_cuda(flash_segments(stream, a), "flash_segments");
   const dim3 grid(static_cast<unsigned>((a.segment_max + 16 * kWarps - 1) / (16 * kWarps)), heads, segments);
   const auto run = [&](auto kernel, size_t stage_bytes) {

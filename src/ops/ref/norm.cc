@@ -52,6 +52,7 @@ void layer_norm_row(const float* x, const float* weight, const float* bias, floa
 }
 
 void RefBackend::do_rms_norm(const RmsNorm& op) {
+  if (!op.exact.empty()) RefBackend::do_rms_norm({op.x, op.weight, op.eps, op.exact});
   for_each_row(op.x, op.out,
                [&](const float* x, float* out) { rms_norm_row(x, op.weight.as<float>(), op.eps, op.x.shape[1], out); });
 }
