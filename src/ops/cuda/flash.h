@@ -67,12 +67,19 @@ struct Rows {
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (auto& tile : mix) {
+    for (int tile = 0; tile < kValue / 8; ++tile) {
 #pragma unroll
-      for (float& x : tile) x = 0.0F;
+      for (int i = 0; i < 4; ++i) mix[tile][i] = 0.0F;
     }
     state[0] = {};
     state[1] = {};
+  }
+  __device__ __forceinline__ void scale(const float (&keep)[2]) {
+#pragma unroll
+    for (int tile = 0; tile < kValue / 8; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) mix[tile][i] = __fmul_rn(mix[tile][i], keep[i / 2]);
+    }
   }
   /// The sums' parts lie in the four lanes of a row.
   __device__ __forceinline__ void gather_sums() {
@@ -95,11 +102,10 @@ struct Rows {
   }
 };
 
-/// From a warp's scores of 64 keys to their weights, as the tensor cores take them, and what that means for the rows'
-/// state and for what was mixed before. `limits`: how many of the 64 keys each of the lane's two rows sees.
-template <int kValue>
+/// From a warp's scores of 64 keys to their weights, in place, and the rows' new states. What was mixed before is to be
+/// multiplied by `keep`. `limits`: how many of the 64 keys each of the lane's two rows sees.
 __device__ __forceinline__ void weigh(float (&scores)[kBlockKeys / 8][4], const int (&limits)[2], float c,
-                                      Rows<kValue>& rows, uint32_t (&weights)[kBlockKeys / 16][4]) {
+                                      RowState (&states)[2], float (&keep)[2]) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   if (limits[0] < kBlockKeys || limits[1] < kBlockKeys) {
 #pragma unroll
@@ -119,9 +125,9 @@ __device__ __forceinline__ void weigh(float (&scores)[kBlockKeys / 8][4], const 
     }
     highest = fmaxf(highest, __shfl_xor_sync(0xffffffffU, highest, 1));
     highest = fmaxf(highest, __shfl_xor_sync(0xffffffffU, highest, 2));
-    RowState& state = rows.state[half];
+    RowState& state = states[half];
     const float max = fmaxf(state.max, highest);
-    const float keep = decay(state.max, max, c);
+    keep[half] = decay(state.max, max, c);
     state.max = max;
     const float shift = max == -INFINITY ? 0.0F : -max * c;
     float sum = 0.0F;
@@ -133,13 +139,13 @@ __device__ __forceinline__ void weigh(float (&scores)[kBlockKeys / 8][4], const 
         sum = __fadd_rn(sum, scores[tile][i]);
       }
     }
-    state.sum = fmaf(state.sum, keep, sum);
-#pragma unroll
-    for (int tile = 0; tile < kValue / 8; ++tile) {
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) rows.mix[tile][i] = __fmul_rn(rows.mix[tile][i], keep);
-    }
+    state.sum = fmaf(state.sum, keep[half], sum);
   }
+}
+
+/// Weights as the tensor cores take them.
+__device__ __forceinline__ void pack_weights(const float (&scores)[kBlockKeys / 8][4],
+                                             uint32_t (&weights)[kBlockKeys / 16][4]) {
 #pragma unroll
   for (int k = 0; k < kBlockKeys / 16; ++k) {
 #pragma unroll
@@ -171,7 +177,10 @@ __device__ __forceinline__ void attend_block(const uint32_t (&query)[kKey / 16][
     }
   }
   uint32_t weights[kBlockKeys / 16][4];
-  weigh(scores, limits, c, rows, weights);
+  float keep[2];
+  weigh(scores, limits, c, rows.state, keep);
+  pack_weights(scores, weights);
+  rows.scale(keep);
 #pragma unroll
   for (int k = 0; k < kBlockKeys / 16; ++k) {
 #pragma unroll

@@ -100,9 +100,19 @@ __device__ __forceinline__ void multiply_mix_rest(float (&d)[10][4], const uint3
 template <int kCount>
 __device__ __forceinline__ void pin(float (&d)[kCount][4]) {
 #pragma unroll
-  for (auto& four : d) {
+  for (int tile = 0; tile < kCount; ++tile) {
 #pragma unroll
-    for (float& x : four) asm volatile("" : "+f"(x)::"memory");
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(d[tile][i])::"memory");
+  }
+}
+
+/// Keeps registers that a product reads from being used for something else before it is done.
+template <int kCount>
+__device__ __forceinline__ void hold(uint32_t (&a)[kCount][4]) {
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[k][i])::"memory");
   }
 }
 
@@ -110,7 +120,6 @@ __device__ __forceinline__ void pin(float (&d)[kCount][4]) {
 struct Work {
   int blocks;   // of 64 keys
   int seen[2];  // keys that the thread's rows see
-  bool parts;   // long contexts in parts
 };
 
 /// Barriers: keys there, values there, both used, for each stage.
@@ -149,98 +158,181 @@ __device__ __forceinline__ void produce(const Maps& maps, const Ring<kKey>& ring
   }
 }
 
-/// Leaves the result before the division in `rows`.
-template <int kKey, int kValue>
-__device__ __forceinline__ void consume(const Ring<kKey>& ring, const uint32_t (&query)[kKey / 16][4], const Work& work,
-                                        float c, float* totals, Rows<kValue>& rows) {
+template <int kKey>
+__device__ __forceinline__ int stage_of(int block) {
+  return block % Shape<kKey>::kStages;
+}
+template <int kKey>
+__device__ __forceinline__ uint32_t phase_of(int block) {
+  return static_cast<uint32_t>(block / Shape<kKey>::kStages) & 1U;
+}
+
+/// Waits for a block's keys or values.
+template <int kKey>
+__device__ __forceinline__ void wait_for_keys(const Ring<kKey>& ring, int block) {
+  hopper::wait(ring.keys_there(stage_of<kKey>(block)), phase_of<kKey>(block));
+}
+template <int kKey>
+__device__ __forceinline__ void wait_for_values(const Ring<kKey>& ring, int block) {
+  hopper::wait(ring.values_there(stage_of<kKey>(block)), phase_of<kKey>(block));
+}
+__device__ __forceinline__ void clear(float (&scores)[kBlockKeys / 8][4]) {
+#pragma unroll
+  for (int tile = 0; tile < kBlockKeys / 8; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[tile][i] = 0.0F;
+  }
+}
+
+// Between hopper::begin_products() and the wait, registers that products read or write must be left alone.
+
+/// Begins scores += query keys^T for a block whose keys are there.
+template <int kKey>
+__device__ __forceinline__ void begin_scores(const Ring<kKey>& ring, int block, const uint32_t (&query)[kKey / 16][4],
+                                             float (&scores)[kBlockKeys / 8][4]) {
   using S = Shape<kKey>;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  RowState total[2];
-  rows.clear();
-  const auto stage_of = [](int block) { return block % S::kStages; };
-  const auto phase_of = [](int block) { return static_cast<uint32_t>(block / S::kStages) & 1U; };
-  const auto begin_scores = [&](int block, float(&scores)[kBlockKeys / 8][4]) {
 #pragma unroll
-    for (auto& four : scores) {
+  for (int k = 0; k < kKey / 16; ++k) {
+    const uint32_t box = ring.keys(stage_of<kKey>(block)) + k / 4 * kBoxBytes;
+    multiply_scores(scores, query[k],
+                    k / 4 < S::kBoxes ? hopper::matrix_descriptor(box + k % 4 * 32) : rest_descriptor(box));
+  }
+  hopper::commit_products();
+}
+
+/// Begins mix += weights values for a block whose values are there.
+template <int kKey, int kValue>
+__device__ __forceinline__ void begin_mix(const Ring<kKey>& ring, int block,
+                                          const uint32_t (&weights)[kBlockKeys / 16][4], Rows<kValue>& rows) {
+  const uint32_t shared = ring.values(stage_of<kKey>(block));
 #pragma unroll
-      for (float& x : four) x = 0.0F;
-    }
-    hopper::wait(ring.keys_there(stage_of(block)), phase_of(block));
-    pin(scores);
-    hopper::begin_products();
-#pragma unroll
-    for (int k = 0; k < kKey / 16; ++k) {
-      const uint32_t box = ring.keys(stage_of(block)) + k / 4 * kBoxBytes;
-      multiply_scores(scores, query[k],
-                      k / 4 < S::kBoxes ? hopper::matrix_descriptor(box + k % 4 * 32) : rest_descriptor(box));
-    }
-    hopper::commit_products();
-  };
-  float scores[kBlockKeys / 8][4];
-  float next[kBlockKeys / 8][4];
-  begin_scores(0, scores);
-  hopper::wait_products<0>();
-  pin(scores);
-  for (int block = 0; block < work.blocks; ++block) {
-    const int stage = stage_of(block);
-    const uint32_t phase = phase_of(block);
-    const bool last = block + 1 == work.blocks;
-    if (!last) begin_scores(block + 1, next);  // while this block's scores become weights
-    const int limits[2] = {work.seen[0] - block * kBlockKeys, work.seen[1] - block * kBlockKeys};
-    uint32_t weights[kBlockKeys / 16][4];
-    weigh(scores, limits, c, rows, weights);
-    hopper::wait(ring.values_there(stage), phase);
-    pin(rows.mix);
-    hopper::begin_products();
-#pragma unroll
-    for (int k = 0; k < kBlockKeys / 16; ++k) {
-      const uint64_t values = values_descriptor(ring.values(stage) + k * 16 * 128);
-      if constexpr (kValue == 128) {
-        multiply_mix128(rows.mix, weights[k], values);
-      } else {
-        multiply_mix64<kValue>(rows.mix, weights[k], values);
-        if constexpr (kValue == 80) {
-          multiply_mix_rest(rows.mix, weights[k],
-                            rest_descriptor(ring.values(stage) + S::kBoxes * kBoxBytes + k * 16 * 32));
-        }
+  for (int k = 0; k < kBlockKeys / 16; ++k) {
+    const uint64_t values = values_descriptor(shared + k * 16 * 128);
+    if constexpr (kValue == 128) {
+      multiply_mix128(rows.mix, weights[k], values);
+    } else {
+      multiply_mix64<kValue>(rows.mix, weights[k], values);
+      if constexpr (kValue == 80) {
+        multiply_mix_rest(rows.mix, weights[k],
+                          rest_descriptor(shared + Shape<kKey>::kBoxes * kBoxBytes + k * 16 * 32));
       }
-    }
-    hopper::commit_products();
-    hopper::wait_products<0>();
-    pin(rows.mix);
-    pin(next);
-#pragma unroll
-    for (int tile = 0; tile < kBlockKeys / 8; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[tile][i] = next[tile][i];
-    }
-    if (lane == 0) hopper::arrive(ring.used(stage));
-    if (!work.parts || ((block + 1) % kBlocksPerPart != 0 && !last)) continue;
-    // The end of a part. The first one's numbers are the total's.
-    rows.gather_sums();
-    const bool first = block < kBlocksPerPart;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      MergeFactors factors{0.0F, 1.0F};
-      if (first) {
-        total[half] = rows.state[half];
-      } else {
-        factors = merge_parts(total[half], rows.state[half], c);
-      }
-#pragma unroll
-      for (int i = 0; i < kValue / 4; ++i) {
-        float& mix = rows.mix[i / 2][2 * half + i % 2];
-        float* const at = totals + (half * (kValue / 4) + i) * (128 * kGroups);
-        if (!first) mix = merged(*at, mix, factors);
-        if (!last) {
-          *at = mix;
-          mix = 0.0F;
-        }
-      }
-      rows.state[half] = last ? total[half] : RowState{};
     }
   }
-  if (!work.parts) rows.gather_sums();
+  hopper::commit_products();
+}
+
+/// Adds a finished part to the totals (states in registers, mixes in shared memory) and clears it, or, if it is the
+/// last, the totals to it. The first part's numbers are the totals'.
+template <int kValue>
+__device__ __forceinline__ void finish_part(bool first, bool last, float c, float* totals, RowState (&total)[2],
+                                            Rows<kValue>& rows) {
+  rows.gather_sums();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    MergeFactors factors{0.0F, 1.0F};
+    if (first) {
+      total[half] = rows.state[half];
+    } else {
+      factors = merge_parts(total[half], rows.state[half], c);
+    }
+#pragma unroll
+    for (int i = 0; i < kValue / 4; ++i) {
+      float& mix = rows.mix[i / 2][2 * half + i % 2];
+      float* const at = totals + (half * (kValue / 4) + i) * (128 * kGroups);
+      if (!first) mix = merged(*at, mix, factors);
+      if (!last) {
+        *at = mix;
+        mix = 0.0F;
+      }
+    }
+    if (last) rows.state[half] = total[half];
+  }
+}
+
+// The warpgroups take turns with the tensor cores: one multiplies while the other weighs. Barriers 1 and 2 are their
+// turns.
+__device__ __forceinline__ void wait_for_turn(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(128 * kGroups) : "memory");
+}
+__device__ __forceinline__ void give_turn(int group) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(2 - group), "n"(128 * kGroups) : "memory");
+}
+
+/// Leaves the result before the division in `rows`.
+template <int kKey, int kValue, bool kParts>
+__device__ __forceinline__ void consume(const Ring<kKey>& ring, const uint32_t (&query)[kKey / 16][4], const Work& work,
+                                        float c, float* totals, Rows<kValue>& rows) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int group = static_cast<int>(threadIdx.x / 128);
+  RowState total[2];
+  float scores[kBlockKeys / 8][4];
+  uint32_t weights[kBlockKeys / 16][4];
+  float keep[2];
+  rows.clear();
+  if (group == 1) give_turn(group);  // the first one begins
+  clear(scores);
+  wait_for_keys<kKey>(ring, 0);
+  pin(scores);
+  hopper::begin_products();
+  begin_scores<kKey>(ring, 0, query, scores);
+  hopper::wait_products<0>();
+  pin(scores);
+  {
+    const int limits[2] = {work.seen[0], work.seen[1]};
+    weigh(scores, limits, c, rows.state, keep);
+    pack_weights(scores, weights);
+  }
+  const int last = work.blocks - 1;
+  for (int block = 0; block < last; ++block) {
+    clear(scores);
+    wait_for_keys<kKey>(ring, block + 1);
+    wait_for_values<kKey>(ring, block);
+    wait_for_turn(group);
+    pin(scores);
+    pin(rows.mix);
+    hopper::begin_products();
+    begin_scores<kKey>(ring, block + 1, query, scores);
+    begin_mix<kKey, kValue>(ring, block, weights, rows);
+    give_turn(group);
+    // The next block's scores become weights while this one's values are mixed. A part begins afresh.
+    const bool ends_part = kParts && (block + 1) % kBlocksPerPart == 0;
+    RowState states[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      states[half].max = ends_part ? -INFINITY : rows.state[half].max;
+      states[half].sum = ends_part ? 0.0F : rows.state[half].sum;
+    }
+    const int limits[2] = {work.seen[0] - (block + 1) * kBlockKeys, work.seen[1] - (block + 1) * kBlockKeys};
+    hopper::wait_products<1>();
+    pin(scores);
+    weigh(scores, limits, c, states, keep);
+    hopper::wait_products<0>();
+    pin(rows.mix);
+    hold(weights);
+    if (lane == 0) hopper::arrive(ring.used(stage_of<kKey>(block)));
+    if (kParts && ends_part) {
+      finish_part(block < kBlocksPerPart, false, c, totals, total, rows);
+    } else {
+      rows.scale(keep);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) rows.state[half] = states[half];
+    pack_weights(scores, weights);
+  }
+  wait_for_values<kKey>(ring, last);
+  wait_for_turn(group);
+  pin(rows.mix);
+  hopper::begin_products();
+  begin_mix<kKey, kValue>(ring, last, weights, rows);
+  if (group == 0) give_turn(group);
+  hopper::wait_products<0>();
+  pin(rows.mix);
+  hold(weights);
+  if constexpr (kParts) {
+    finish_part(last < kBlocksPerPart, true, c, totals, total, rows);
+  } else {
+    rows.gather_sums();
+  }
 }
 
 template <int kKey>
@@ -282,7 +374,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int begin = (tiles - 1 - static_cast<int>(blockIdx.x)) * kTile;  // the longest first
   const int end = min(begin + kTile, pairs);
   const int keys = sequence.context + (end - 1) / group + 1;
-  Work work{(keys + kBlockKeys - 1) / kBlockKeys, {0, 0}, true};
+  Work work{(keys + kBlockKeys - 1) / kBlockKeys, {0, 0}};
   unsigned char* const shared = aligned_shared();
   constexpr int kTotals = kTotalsBytes<kDim>;
   const Ring<kDim> ring = make_ring<kDim>(shared, kTotals);
@@ -312,7 +404,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   load_query<kDim>(queries[0], queries[1], query);
   Rows<kDim> rows;
   auto* totals = reinterpret_cast<float*>(shared + S::kTotalsOffset) + threadIdx.x;
-  consume<kDim, kDim>(ring, query, work, a.scale * kLog2E, totals, rows);
+  consume<kDim, kDim, true>(ring, query, work, a.scale * kLog2E, totals, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (queries[half] == nullptr) continue;
@@ -338,7 +430,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int begin = static_cast<int>(blockIdx.x) * kTile;
   if (begin >= patches) return;
   const int head = static_cast<int>(blockIdx.y);
-  const Work work{(patches + kBlockKeys - 1) / kBlockKeys, {patches, patches}, false};
+  const Work work{(patches + kBlockKeys - 1) / kBlockKeys, {patches, patches}};
   unsigned char* const shared = aligned_shared();
   const Ring<kVisionWidth> ring = make_ring<kVisionWidth>(shared, 0);
   if (threadIdx.x >= 128 * kGroups) {
@@ -359,7 +451,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   load_query<kVisionWidth>(row < patches ? queries + static_cast<int64_t>(row) * kVisionWidth : nullptr,
                            row + 8 < patches ? queries + static_cast<int64_t>(row + 8) * kVisionWidth : nullptr, query);
   Rows<kVisionWidth> rows;
-  consume<kVisionWidth, kVisionWidth>(ring, query, work, a.scale * kLog2E, nullptr, rows);
+  consume<kVisionWidth, kVisionWidth, false>(ring, query, work, a.scale * kLog2E, nullptr, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (row + 8 * half >= patches) continue;

@@ -33,21 +33,31 @@ struct Group {
 
 /// The `index`-th group that has rows; {null} if there are fewer. All lanes of a warp call it.
 __device__ __forceinline__ Group find_group(const GemmArguments& a, int index) {
+  constexpr int kAhead = 4;  // chunks of 32 groups whose offsets are on their way together
   const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int first = 0; first < a.groups; first += 32) {
-    const int e = first + lane;
-    const int begin = e < a.groups ? a.offsets[e] : 0;
-    const int end = e < a.groups ? a.offsets[e + 1] : 0;
-    const unsigned full = __ballot_sync(kAllLanes, end > begin ? 1 : 0);
-    const int count = __popc(full);
-    if (index < count) {
-      // The lane with `index` full ones before it.
-      const bool mine = end > begin && __popc(full & ((1U << lane) - 1U)) == index;
-      const unsigned who = __ballot_sync(kAllLanes, mine ? 1 : 0);
-      const int source = __ffs(static_cast<int>(who)) - 1;
-      return {a.table[first + source], __shfl_sync(kAllLanes, begin, source), __shfl_sync(kAllLanes, end, source)};
+  for (int first = 0; first < a.groups; first += 32 * kAhead) {
+    int begins[kAhead];
+    int ends[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int e = first + 32 * i + lane;
+      begins[i] = e < a.groups ? a.offsets[e] : 0;
+      ends[i] = e < a.groups ? a.offsets[e + 1] : 0;
     }
-    index -= count;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const bool has_rows = ends[i] > begins[i];
+      const unsigned full = __ballot_sync(kAllLanes, has_rows ? 1 : 0);
+      const int count = __popc(full);
+      if (index < count) {
+        // The lane with `index` full ones before it.
+        const bool mine = has_rows && __popc(full & ((1U << lane) - 1U)) == index;
+        const int source = __ffs(static_cast<int>(__ballot_sync(kAllLanes, mine ? 1 : 0))) - 1;
+        return {a.table[first + 32 * i + source], __shfl_sync(kAllLanes, begins[i], source),
+                __shfl_sync(kAllLanes, ends[i], source)};
+      }
+      index -= count;
+    }
   }
   return {nullptr, 0, 0};
 }

@@ -46,6 +46,39 @@ __global__ void __launch_bounds__(kThreads) arrange_kernel(VisionAttentionArgume
   }
 }
 
+/// The same of bf16 heads whose halves have even widths: two channels of a head and their partners are a word each.
+template <int kWords>
+__global__ void __launch_bounds__(kThreads) arrange_words_kernel(VisionAttentionArguments a, uint32_t* out) {
+  begin_kernel();
+  const int64_t patch = blockIdx.x;
+  const int head_words = a.dim / 2;
+  const int half = head_words / 2;
+  const uint32_t* words = static_cast<const uint32_t*>(a.qkv) + patch * 3 * a.heads * head_words;
+  const auto* cosines = reinterpret_cast<const float2*>(a.cos) + patch * half;
+  const auto* sines = reinterpret_cast<const float2*>(a.sin) + patch * half;
+  for (int item = static_cast<int>(threadIdx.x); item < 3 * a.heads * kWords; item += kThreads) {
+    const int i = item % kWords;
+    const int row = item / kWords;  // of [3][heads]
+    uint32_t word = 0;
+    if (i < head_words) {
+      word = words[row * head_words + i];
+      if (row < 2 * a.heads) {
+        const int pair = i < half ? i : i - half;
+        const uint32_t other = words[row * head_words + (i < half ? i + half : pair)];
+        const float2 c = cosines[pair];
+        const float2 s = sines[pair];
+        const float low = __fmul_rn(low_float(other), s.x);
+        const float high = __fmul_rn(high_float(other), s.y);
+        const float own_low = __fmul_rn(low_float(word), c.x);
+        const float own_high = __fmul_rn(high_float(word), c.y);
+        word = i < half ? two_bf16(__fsub_rn(own_low, low), __fsub_rn(own_high, high))
+                        : two_bf16(__fadd_rn(own_low, low), __fadd_rn(own_high, high));
+      }
+    }
+    out[(static_cast<int64_t>(row) * a.p + patch) * kWords + i] = word;
+  }
+}
+
 template <int kKey>
 struct SegmentSource {
   const bf16* k;
@@ -205,8 +238,12 @@ void vision_attention(Stream stream, const VisionAttentionArguments& a) {
     const auto rows = static_cast<unsigned>((a.segment_max + kPlainWarps - 1) / kPlainWarps);
     return launch(stream, dim3(rows, heads, segments), 32 * kPlainWarps, 0, plain_kernel, a);
   }
-  launch(stream, static_cast<unsigned>(a.p), kThreads, 0, arrange_kernel, a, width,
-         static_cast<uint32_t*>(a.workspace));
+  auto* arranged = static_cast<uint32_t*>(a.workspace);
+  if (a.element == Element::bf16 && a.dim % 4 == 0 && width == 80) {
+    launch(stream, static_cast<unsigned>(a.p), kThreads, 0, arrange_words_kernel<40>, a, arranged);
+  } else {
+    launch(stream, static_cast<unsigned>(a.p), kThreads, 0, arrange_kernel, a, width, arranged);
+  }
   if (width == 80 && a.hopper) return check_cuda(flash_segments(stream, a), "flash_segments");
   const dim3 grid(static_cast<unsigned>((a.segment_max + 16 * kWarps - 1) / (16 * kWarps)), heads, segments);
   const auto run = [&](auto kernel, size_t stage_bytes) {
