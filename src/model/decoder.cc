@@ -82,7 +82,8 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
     work_.expert_weights = backend.tensor(DType::f32, {n, moe.experts_per_token});
     work_.places = backend.tensor(DType::i32, {n, moe.experts_per_token});
     work_.expert_inner = backend.tensor(dtype_, {pairs, moe.intermediate});
-    work_.expert_out = backend.tensor(DType::f32, {pairs, c});
+    // A device is limited by the memory here, and rounds as the published code does.
+    work_.expert_out = backend.tensor(backend.on_host() ? DType::f32 : dtype_, {pairs, c});
     work_.group_rows = backend.tensor(DType::i32, {pairs});
     work_.group_offsets = backend.tensor(DType::i32, {moe.experts + 1});
   }

@@ -30,7 +30,7 @@ void moe_group(Backend& backend, const MoeGroup& op) {
 void moe_combine(Backend& backend, const MoeCombine& op) {
   KEYE_CHECK(op.y.shape.rank() == 2 && op.places.shape.rank() == 2, "y is {}, places is {}", op.y.shape.to_string(),
              op.places.shape.to_string());
-  check_view("y", op.y, op.y.shape, {DType::f32});
+  check_view("y", op.y, op.y.shape, {DType::f32, backend.on_host() ? DType::f32 : DType::bf16});
   check_view("places", op.places, op.places.shape, {DType::i32});
   check_view("weights", op.weights, op.places.shape, {DType::f32});
   check_view("out", op.out, {op.places.shape[0], op.y.shape[1]}, {DType::f32});

@@ -33,7 +33,8 @@ struct MoeGroup {
 void moe_group(Backend& backend, const MoeGroup& op);
 
 /// out[t] += sum_j weights[t, j] y[places[t, j]], added in the order of j.
-///   y  [p, c] f32     places  [n, k] i32     weights  [n, k] f32     out  [n, c] f32
+///   y  [p, c] f32, or bf16 for a backend that does not share the host's memory     places  [n, k] i32     weights  [n,
+///   k] f32     out  [n, c] f32
 struct MoeCombine {
   ConstView y;
   ConstView places;

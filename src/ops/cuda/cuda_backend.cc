@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kArenaBytes = size_t{64} << 20;
 constexpr size_t kAlign = 256;
+constexpr size_t kPassageBytes = size_t{32} << 20;
+constexpr size_t kPiece = size_t{1} << 20;
 constexpr size_t kGraphsMax = 512;
 /// Products of at most so many rows for each matrix are limited by the memory, others by the tensor cores.
 constexpr int64_t kFewRows = 64;
@@ -132,6 +134,9 @@ CudaBackend::~CudaBackend() {
   tables_.clear();
   workspace_ = Buffer();
   for (Staging& staging : staging_) pinned_free(staging.data);
+  for (Staging& passage : passage_) {
+    if (passage.data != nullptr) pinned_free(passage.data);
+  }
   device_free(arena_);
   free_stream(stream_);
 }
@@ -139,7 +144,30 @@ CudaBackend::~CudaBackend() {
 // -- memory ------------------------------------------------------------------
 
 void CudaBackend::write(const View& to, const void* from) {
-  copy_to_device(to.data, from, to.bytes(), stream_);
+  const size_t bytes = to.bytes();
+  if (bytes <= kPiece) {
+    copy_to_device(to.data, from, bytes, stream_);
+    return synchronize(stream_);
+  }
+  // Page-locked memory is read at the bus's speed; two passages take turns.
+  size_t turn = 0;
+  for (size_t done = 0; done < bytes; done += kPassageBytes, ++turn) {
+    Staging& passage = passage_[turn % 2];
+    if (passage.data == nullptr) {
+      passage.data = static_cast<std::byte*>(pinned_allocate(kPassageBytes));
+      KEYE_CHECK(passage.data != nullptr, "no page-locked memory of {} bytes", kPassageBytes);
+      passage.sent = make_event();
+    }
+    passage.sent->wait();
+    const size_t size = std::min(kPassageBytes, bytes - done);
+    const auto* source = static_cast<const std::byte*>(from) + done;
+    pool_.for_each(static_cast<int64_t>((size + kPiece - 1) / kPiece), [&](int64_t piece, int) {
+      const size_t at = static_cast<size_t>(piece) * kPiece;
+      std::memcpy(passage.data + at, source + at, std::min(kPiece, size - at));
+    });
+    copy_to_device(static_cast<std::byte*>(to.data) + done, passage.data, size, stream_);
+    passage.sent->record(stream_);
+  }
   synchronize(stream_);
 }
 
@@ -476,8 +504,8 @@ void CudaBackend::do_moe_group(const MoeGroup& op) {
 }
 
 void CudaBackend::do_moe_combine(const MoeCombine& op) {
-  cuda::moe_combine(stream_, op.y.as<float>(), op.places.as<int32_t>(), op.weights.as<float>(), op.places.shape[0],
-                    static_cast<int>(op.places.shape[1]), op.y.shape[1], op.out.as<float>());
+  cuda::moe_combine(stream_, op.y.data, is_f32(op.y.dtype), op.places.as<int32_t>(), op.weights.as<float>(),
+                    op.places.shape[0], static_cast<int>(op.places.shape[1]), op.y.shape[1], op.out.as<float>());
 }
 
 void CudaBackend::do_add_position_grid(const AddPositionGrid& op) {

@@ -99,6 +99,8 @@ class CudaBackend final : public Backend {
   ThreadPool pool_;
   std::string name_;
 
+  /// Large writes go through these, copied by all threads.
+  std::array<Staging, 2> passage_;
   std::array<Staging, 2> staging_;
   size_t filling_ = 0;          // which of the two
   size_t used_ = 0, sent_ = 0;  // bytes of it

@@ -353,6 +353,17 @@ TEST(CudaOps, MixtureOfExperts) {
         moe_combine(*ref, {y.view(), places.view(), weights.view(), out.view()});
         moe_combine(device(), {y_device.view(), places_device.view(), same_weights.view(), out_device.view()});
         EXPECT_TRUE(same(get(out_device).view(), out.view())) << c;
+        // What the device alone takes: rounded y.
+        Tensor narrow(DType::bf16, {n * k, c});
+        convert(*ref, {y.view(), narrow.view()});
+        Tensor wide(DType::f32, {n * k, c});
+        convert(*ref, {narrow.view(), wide.view()});
+        const Tensor narrow_device = put(narrow);
+        Tensor again = random(DType::f32, {n, c}, 11);
+        Tensor again_device = put(again);
+        moe_combine(*ref, {wide.view(), places.view(), weights.view(), again.view()});
+        moe_combine(device(), {narrow_device.view(), places_device.view(), same_weights.view(), again_device.view()});
+        EXPECT_TRUE(same(get(again_device).view(), again.view())) << c;
       }
     }
   }

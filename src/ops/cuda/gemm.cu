@@ -111,6 +111,7 @@ void run_bf16(Stream stream, const GemmArguments& a) {
 // -- f32 ---------------------------------------------------------------------
 
 constexpr int kF32Warps = 4;
+constexpr int kF32Rows = 16;  // of a warp, where there are many
 
 /// A warp multiplies kOutputs outputs by kRows rows; its lanes share the inputs out, four at a time.
 template <int kRows, int kOutputs>
@@ -141,20 +142,22 @@ __global__ void __launch_bounds__(32 * kF32Warps) f32_kernel(GemmArguments a) {
       rows[t] = x + static_cast<int64_t>(a.rows == nullptr ? p : a.rows[p]) * stride;
     }
     for (int64_t k = 4 * lane; k < stride; k += 128) {
-      float4 values[kRows];
-#pragma unroll
-      for (int t = 0; t < kRows; ++t) values[t] = *reinterpret_cast<const float4*>(rows[t] + k);
+      float4 weights[kOutputs];
 #pragma unroll
       for (int i = 0; i < kOutputs; ++i) {
         const int64_t row = min(row_of(i), a.shape.outputs - 1);
-        const float4 weight = *reinterpret_cast<const float4*>(w + row * stride + k);
+        weights[i] = *reinterpret_cast<const float4*>(w + row * stride + k);
+      }
 #pragma unroll
-        for (int t = 0; t < kRows; ++t) {
+      for (int t = 0; t < kRows; ++t) {
+        const float4 value = *reinterpret_cast<const float4*>(rows[t] + k);
+#pragma unroll
+        for (int i = 0; i < kOutputs; ++i) {
           float& sum = sums[t][i];
-          sum = fmaf(values[t].x, weight.x, sum);
-          sum = fmaf(values[t].y, weight.y, sum);
-          sum = fmaf(values[t].z, weight.z, sum);
-          sum = fmaf(values[t].w, weight.w, sum);
+          sum = fmaf(value.x, weights[i].x, sum);
+          sum = fmaf(value.y, weights[i].y, sum);
+          sum = fmaf(value.z, weights[i].z, sum);
+          sum = fmaf(value.w, weights[i].w, sum);
         }
       }
     }
@@ -203,14 +206,15 @@ void gemm_bf16(Stream stream, const GemmArguments& a, int processors) {
 void gemm_f32(Stream stream, const GemmArguments& a) {
   if (a.n == 0) return;
   const int64_t groups = a.table != nullptr ? a.groups : 1;
-  const bool many = a.n >= 8 * groups;
+  const bool many = a.n >= kF32Rows * groups;
   const int64_t outputs = many ? 8 : 2;
   const int64_t units = (a.shape.outputs + outputs - 1) / outputs;
   const auto blocks = static_cast<unsigned>((units + kF32Warps - 1) / kF32Warps);
   const auto full_groups = static_cast<unsigned>(groups < a.n ? groups : a.n);
-  const int64_t most = many ? (a.n + 7) / 8 : a.n;
+  const int64_t most = many ? (a.n + kF32Rows - 1) / kF32Rows : a.n;
   const auto pieces = static_cast<unsigned>(a.table != nullptr ? 1 : (most < 65535 ? most : 65535));
-  launch(stream, dim3(blocks, full_groups, pieces), 32 * kF32Warps, 0, many ? f32_kernel<8, 8> : f32_kernel<1, 2>, a);
+  launch(stream, dim3(blocks, full_groups, pieces), 32 * kF32Warps, 0,
+         many ? f32_kernel<kF32Rows, 8> : f32_kernel<1, 2>, a);
 }
 
 }  // namespace keye::ops::cuda

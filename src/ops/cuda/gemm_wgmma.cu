@@ -228,6 +228,20 @@ __device__ void skip_tile(const Problem& p, const Ring<T>& ring, Place<T::kStage
   }
 }
 
+/// What the sums will be added to is fetched into L2 while they are made: a warpgroup's 64 rows.
+__device__ __forceinline__ void ask_for_old(const finish::Results& results, int row, int column, int columns,
+                                            int rows_end) {
+  constexpr int kLine = 32;  // floats
+  const int lines = columns / kLine;
+  for (int i = static_cast<int>(threadIdx.x % 128); i < 64 * lines; i += 128) {
+    const int r = row + i / lines;
+    const int at = column + i % lines * kLine;
+    if (r >= rows_end || at >= results.columns) continue;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const float*>(results.out) +
+                                                  static_cast<int64_t>(r) * results.columns + at));
+  }
+}
+
 template <class T>
 __device__ void consume(const Problem& p, const Ring<T>& ring, unsigned char* shared) {
   // From lane 0, so that the compiler knows them to be the same in the whole warp.
@@ -245,6 +259,7 @@ __device__ void consume(const Problem& p, const Ring<T>& ring, unsigned char* sh
       skip_tile(p, ring, place);
       continue;
     }
+    if (p.results.accumulate) ask_for_old(p.results, row, column, T::kPartColumns, tile.rows_end);
     float d[T::kPartColumns / 2];
     multiply_tile(d, p, ring, row_part, column_part, place);
     finish::finish_rows(d, p.results, row + warp % 4 * 16, column, tile.rows_end, staging);

@@ -1,3 +1,4 @@
+#include "ops/cuda/number.h"
 #include "ops/cuda/row_kernels.h"
 #include "ops/cuda/simt.h"
 
@@ -220,8 +221,8 @@ __global__ void __launch_bounds__(kChunk) group_kernel(const int32_t* chosen, in
 
 constexpr int kThreads = 256;
 
-template <int kWide>
-__global__ void combine_kernel(const float* y, const int32_t* places, const float* weights, int64_t n, int k, int64_t c,
+template <class Y, int kWide>
+__global__ void combine_kernel(const Y* y, const int32_t* places, const float* weights, int64_t n, int k, int64_t c,
                                float* out) {
   begin_kernel();
   const int64_t pieces = c / kWide;
@@ -239,15 +240,15 @@ __global__ void combine_kernel(const float* y, const int32_t* places, const floa
   }
   for (int j = 0; j < k; ++j) {
     const float weight = weights[t * k + j];
-    const float* from = y + static_cast<int64_t>(places[t * k + j]) * c + at;
+    const Y* from = y + static_cast<int64_t>(places[t * k + j]) * c + at;
     if constexpr (kWide == 4) {
-      const float4 four = *reinterpret_cast<const float4*>(from);
+      const float4 four = load_four(from);
       sum[0] = __fadd_rn(sum[0], __fmul_rn(weight, four.x));
       sum[1] = __fadd_rn(sum[1], __fmul_rn(weight, four.y));
       sum[2] = __fadd_rn(sum[2], __fmul_rn(weight, four.z));
       sum[3] = __fadd_rn(sum[3], __fmul_rn(weight, four.w));
     } else {
-      sum[0] = __fadd_rn(sum[0], __fmul_rn(weight, *from));
+      sum[0] = __fadd_rn(sum[0], __fmul_rn(weight, to_float(*from)));
     }
   }
   if constexpr (kWide == 4) {
@@ -287,13 +288,18 @@ void moe_group(Stream stream, const int32_t* chosen, int64_t n, int experts, int
   launch(stream, blocks, kChunk, shared, scatter_kernel, chosen, pairs, experts, k, workspace, rows, places);
 }
 
-void moe_combine(Stream stream, const float* y, const int32_t* places, const float* weights, int64_t n, int k,
-                 int64_t c, float* out) {
+void moe_combine(Stream stream, const void* y, bool y_f32, const int32_t* places, const float* weights, int64_t n,
+                 int k, int64_t c, float* out) {
   if (n == 0) return;
   const int64_t pieces = c % 4 == 0 ? c / 4 : c;
   const auto blocks = static_cast<unsigned>((n * pieces + kThreads - 1) / kThreads);
-  launch(stream, blocks, kThreads, 0, c % 4 == 0 ? combine_kernel<4> : combine_kernel<1>, y, places, weights, n, k, c,
-         out);
+  if (y_f32) {
+    launch(stream, blocks, kThreads, 0, c % 4 == 0 ? combine_kernel<float, 4> : combine_kernel<float, 1>,
+           static_cast<const float*>(y), places, weights, n, k, c, out);
+  } else {
+    launch(stream, blocks, kThreads, 0, c % 4 == 0 ? combine_kernel<bf16, 4> : combine_kernel<bf16, 1>,
+           static_cast<const bf16*>(y), places, weights, n, k, c, out);
+  }
 }
 
 }  // namespace keye::ops::cuda

@@ -53,6 +53,13 @@ __device__ __forceinline__ f8 to_f8(float x) {
 }
 #endif
 
+/// Four neighbours, aligned.
+__device__ __forceinline__ float4 load_four(const float* x) { return *reinterpret_cast<const float4*>(x); }
+__device__ __forceinline__ float4 load_four(const bf16* x) {
+  const uint2 two = *reinterpret_cast<const uint2*>(x);
+  return make_float4(low_float(two.x), high_float(two.x), low_float(two.y), high_float(two.y));
+}
+
 template <class T>
 __device__ __forceinline__ T from_float(float x) {
   if constexpr (sizeof(T) == 4) {

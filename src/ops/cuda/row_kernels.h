@@ -33,8 +33,8 @@ int64_t moe_group_workspace(int64_t n, int experts, int k);
 void moe_group(Stream stream, const int32_t* chosen, int64_t n, int experts, int k, int32_t* rows, int32_t* offsets,
                int32_t* places, int32_t* workspace);
 /// out[t] += sum_j weights[t, j] y[places[t, j]], in the order of j.
-void moe_combine(Stream stream, const float* y, const int32_t* places, const float* weights, int64_t n, int k,
-                 int64_t c, float* out);
+void moe_combine(Stream stream, const void* y, bool y_f32, const int32_t* places, const float* weights, int64_t n,
+                 int k, int64_t c, float* out);
 void add_position_grid(Stream stream, const float* table, int side, int rows, int cols, int64_t c, float* x);
 void merge_patches(Stream stream, const float* x, int rows, int cols, int merge, int64_t c, float* out);
 /// Pseudo-random values in [-scale, scale), the same for a seed: weights for benchmarks.

@@ -12,11 +12,6 @@ bool by_four(const void* a, const void* b, int64_t c) {
   return c % 4 == 0 && reinterpret_cast<uintptr_t>(a) % 16 == 0 && reinterpret_cast<uintptr_t>(b) % 16 == 0;
 }
 
-__device__ __forceinline__ float4 load_four(const float* x) { return *reinterpret_cast<const float4*>(x); }
-__device__ __forceinline__ float4 load_four(const bf16* x) {
-  const uint2 two = *reinterpret_cast<const uint2*>(x);
-  return make_float4(low_float(two.x), high_float(two.x), low_float(two.y), high_float(two.y));
-}
 __device__ __forceinline__ void store_four(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
 __device__ __forceinline__ void store_four(bf16* to, float4 x) {
   *reinterpret_cast<uint2*>(to) = make_uint2(two_bf16(x.x, x.y), two_bf16(x.z, x.w));
