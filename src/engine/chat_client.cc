@@ -139,7 +139,8 @@ Result<prompt::Prompt> ChatClient::Call::build() {
   const auto& deadline = request_.request.deadline;
   media::FetchPolicy fetch = client_.options_.fetch;
   if (deadline) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline - Clock::now());
+    // Rounded up: a fetch that uses all of it has used up the request's time.
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now());
     fetch.timeout = std::clamp(left, std::chrono::milliseconds(1), fetch.timeout);
   }
   if (stop_.stop_requested()) return cancelled();
