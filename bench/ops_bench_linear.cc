@@ -195,6 +195,7 @@ void run_line(CpuBackend& backend, const Line& line, double seconds) {
 void run_grouped(CpuBackend& backend, double seconds) {
   const Line line{"expert gate|up", 2048, 1536, kGated, {1, 4, 16, 64, 512}};
   std::vector<PackedMatrix> experts;
+  experts.reserve(64);
   for (int e = 0; e < 64; ++e) experts.push_back(random_matrix(backend, line));
   const double weights = static_cast<double>(line.inputs * line.outputs);
   report(backend, seconds, line, [&] {

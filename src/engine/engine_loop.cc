@@ -34,7 +34,7 @@ EngineLoop::EngineLoop(LoadedModel& loaded, const EngineOptions& options)
   batch_.reserve(n);
 }
 
-void EngineLoop::add(RequestId id, std::shared_ptr<const Request> request, TokenSink sink, Progress progress,
+void EngineLoop::add(RequestId id, const std::shared_ptr<const Request>& request, TokenSink sink, Progress progress,
                      Clock::time_point arrived) {
   auto open = std::make_unique<Open>(
       Open{.id = id, .request = request, .sink = std::move(sink), .progress = std::move(progress), .arrived = arrived});

@@ -19,7 +19,7 @@ class EngineLoop {
   EngineLoop(LoadedModel& loaded, const EngineOptions& options);
 
   /// A request that was checked. `sink` hears of its replies until the last one's finish.
-  void add(RequestId id, std::shared_ptr<const Request> request, TokenSink sink, Progress progress,
+  void add(RequestId id, const std::shared_ptr<const Request>& request, TokenSink sink, Progress progress,
            Clock::time_point arrived);
   void end(RequestId id, FinishReason reason);
   void hold(RequestId id, bool held);

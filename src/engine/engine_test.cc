@@ -177,6 +177,7 @@ TEST(EngineTest, SameRepliesWhereSomeLoseTheirPages) {
     prompts.push_back(question(engine.prompts(), text, "models/keye-nano/demo.png"));
   }
   std::vector<std::vector<int32_t>> alone;
+  alone.reserve(prompts.size());
   for (const auto& prompt : prompts) alone.push_back(ask_all(engine, {prompt}, 250)[0]);
   EXPECT_EQ(ask_all(engine, prompts, 250), alone);
   EXPECT_GT(settled_stats(engine).preemptions, 0U);

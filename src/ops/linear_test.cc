@@ -289,7 +289,7 @@ TEST_P(LinearTest, ActivationsAreAccurate) {
   const auto backend = cpu(isa(), 1);
   const int64_t n = 60001;
   Array x(DType::f32, {n, 1});
-  for (int64_t i = 0; i < n; ++i) x.set(i, static_cast<float>(i - n / 2) * 0.001F);
+  for (int64_t i = 0; i < n; ++i) x.set(i, (static_cast<float>(i) - 0.5F * static_cast<float>(n)) * 0.001F);
   Array one(DType::f32, {2, 1});
   one.set(0, 1);
   one.set(1, 1);
