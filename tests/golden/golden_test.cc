@@ -218,6 +218,9 @@ void GoldenModel::check_layers(const GoldenCase& golden, const PassRecord& recor
 /// A random indexer chooses otherwise with every rounding, in other cases each time.
 bool chooses_at_random(const std::string& kind) { return kind.starts_with("keye-2_0"); }
 
+/// A random router chooses otherwise now and then, and a token later the text goes its own way.
+bool routes_at_random(const std::string& kind) { return chooses_at_random(kind) || kind == "qwen3-moe-text"; }
+
 /// Twice what the same computation in bfloat16 lost in this case, or, where choices are random, twice the most that any
 /// case lost. keye-nano, which is trained, is held to its text.
 /// Whether the last token's experts are chosen by so little that another rounding chooses others: from there on its
@@ -286,7 +289,7 @@ TEST_P(GoldenModel, EqualsTheReference) {
       check_bf16(cases, golden, record);
       const Json gap = golden.expected.value("bfloat16_run", Json::object());
       // By any margin: those texts say nothing.
-      if (!chooses_at_random(setting.kind)) check_greedy(golden, steps, 2 * gap.value("last_logits_max_abs_diff", 0.0));
+      if (!routes_at_random(setting.kind)) check_greedy(golden, steps, 2 * gap.value("last_logits_max_abs_diff", 0.0));
     }
   }
 }
