@@ -159,6 +159,7 @@ TEST_F(ApiReplyTest, AClientThatLeavesFreesTheEngine) {
   wait_until_idle();
   EXPECT_NE(metrics_.text({}, {}, 0).find(R"(keye_request_errors_total{model_name="nano",kind="disconnected"} 1)"),
             std::string::npos);
+  exchange->drop_posted();
 }
 
 TEST_F(ApiReplyTest, ASlowReaderHoldsItsRepliesBack) {
