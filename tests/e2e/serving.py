@@ -14,6 +14,7 @@ from pathlib import Path
 
 from program import NANO, PROGRAM, ROOT
 
+SANITIZE = os.environ.get("KEYE_SANITIZE", "")  # what the program was built with
 START_S = 60
 
 
@@ -148,7 +149,7 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
-    def wait_until(self, condition, what: str, timeout: float = 30):
+    def wait_until(self, condition, what: str, timeout: float = 180 if SANITIZE else 30):
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
