@@ -57,6 +57,28 @@ class Logits(Case):
                     other = self.logits(*flags, *variant)
                     self.assertEqual(whole, other, f"{kind} {name} {dtype} {variant}")
 
+    def test_attention_flags(self):
+        kind, name = "keye-2_0", "three_images"  # longer than its top-k of 16
+        flags = ["--model", CHECKPOINTS / kind, "--dtype", "f32", "--messages", self.messages(kind, name)]
+        sparse = self.logits(*flags)
+        dense = self.logits(*flags, "--sparse-attention", "off")
+        self.assertEqual(self.logits(*flags, "--sparse-attention", "on"), sparse)
+        self.assertEqual(self.logits(*flags, "--sparse-topk", 16), sparse)
+        self.assertNotEqual(dense["logits"], sparse["logits"])
+        # Sparse attention that may keep everything is dense attention.
+        self.assertEqual(self.logits(*flags, "--sparse-topk", 100000), dense)
+        self.assertNotEqual(self.logits(*flags, "--indexer-dtype", "fp8")["logits"], sparse["logits"])
+        for cache in ("int8", "fp8", "int8,fp8"):
+            few_bits = self.logits(*flags, "--kv-cache-dtype", cache)
+            self.assertNotEqual(few_bits["logits"], sparse["logits"])
+            self.assertEqual(self.logits(*flags, "--kv-cache-dtype", cache, "--chunk", 7, "--threads", 2), few_bits)
+
+    def test_attention_flags_that_cannot_be(self):
+        text = ["logits", "--model", CHECKPOINTS / "qwen3-text", "--ids", self.write_json("ids.json", [1, 2]), "--out", self.folder / "o"]
+        self.assert_fails([*text, "--sparse-attention", "on"], "Qwen3ForCausalLM has no indexer")
+        self.assert_fails([*text, "--sparse-topk", 0], "--sparse-topk", "0", code=2)
+        self.assert_fails([*text, "--kv-cache-dtype", "int4"], "--kv-cache-dtype", "int4", "int8", code=2)
+
     def test_ids_give_what_messages_give_for_text(self):
         messages = self.write_json("m.json", user("What is 3 + 4?"))
         by_messages = self.logits("--messages", messages)
@@ -195,6 +217,22 @@ class Bench(Case):
             self.assertEqual(report["model"]["layers"], 1)
             self.assertEqual(report["model"]["layers_of_shape"], 28)
             self.assertEqual(report["model"]["dtype"].lower(), dtype)
+
+    def test_attention(self):
+        tiny = ["attention", "--context", 300, "--chunk", 4, "--topk", 64, "--seconds", 0, "--threads", 1]
+        report = self.run_ok("bench", *tiny, "--kv", "int8,fp8", "--json").json
+        self.assertEqual((report["shape"], report["context"], report["chunk"], report["topk"]), ("keye-2.0-30b-a3b", 300, 4, 64))
+        for step in ("decode", "prefill"):
+            dense, sparse = report["dense"][step], report["sparse"][step]
+            self.assertEqual(dense["ms"], dense["attention_ms"])
+            self.assertAlmostEqual(sparse["ms"], sparse["indexer_ms"] + sparse["selection_ms"] + sparse["attention_ms"], 5)
+            self.assertAlmostEqual(report["sparse_to_dense"][step], sparse["ms"] / dense["ms"], 5)
+            for part in (dense["attention"], sparse["attention"], sparse["selection"]):
+                self.assertGreater(min(part["gb_per_s"], part["flops"], part["share_of_bandwidth"], part["share_of_peak"]), 0)
+        dense = self.run_ok("bench", *tiny, "--sparse", "off").out
+        self.assertRegex(dense, r"(?m)^dense +decode +[0-9.]+ ms")
+        self.assertNotIn("sparse", dense)
+        self.assert_fails(["bench", "attention", "--shape", "qwen3-8b", "--sparse", "on"], "Qwen3ForCausalLM has no indexer")
 
 
 if __name__ == "__main__":
