@@ -54,16 +54,6 @@ Tensor in_dtype(const Tensor& x, DType dtype) {
   return result;
 }
 
-/// One for every instruction set that this processor runs.
-std::vector<std::unique_ptr<Backend>> backends_of_two_threads() {
-  std::vector<std::unique_ptr<Backend>> result;
-  for (const std::string isa : {"scalar", "avx2", "avx512", "avx512_bf16"}) {
-    auto backend = make_cpu_backend({.threads = 2, .isa = isa});
-    if (backend.has_value()) result.push_back(std::move(backend).value());
-  }
-  return result;
-}
-
 struct Heads {
   int q, kv, dim;
   DType dtype = DType::bf16;

@@ -60,6 +60,16 @@ inline std::vector<std::unique_ptr<Backend>> cpu_backends() {
   return result;
 }
 
+/// One of two threads for every instruction set that this processor runs.
+inline std::vector<std::unique_ptr<Backend>> backends_of_two_threads() {
+  std::vector<std::unique_ptr<Backend>> result;
+  for (const std::string isa : {"scalar", "avx2", "avx512", "avx512_bf16"}) {
+    auto backend = make_cpu_backend({.threads = 2, .isa = isa});
+    if (backend.has_value()) result.push_back(std::move(backend).value());
+  }
+  return result;
+}
+
 /// The tensors of tests/golden/ops/ops.safetensors, by name.
 class Golden {
  public:

@@ -232,7 +232,8 @@ class Bench(Case):
         dense = self.run_ok("bench", *tiny, "--sparse", "off").out
         self.assertRegex(dense, r"(?m)^dense +decode +[0-9.]+ ms")
         self.assertNotIn("sparse", dense)
-        self.assert_fails(["bench", "attention", "--shape", "qwen3-8b", "--sparse", "on"], "Qwen3ForCausalLM has no indexer")
+        self.assert_fails(["bench", "attention", "--shape", "qwen3-8b", "--sparse", "on"], "Qwen3ForCausalLM has no indexer",
+                          command="bench attention")
 
 
 if __name__ == "__main__":
