@@ -22,8 +22,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("flags", nargs="*", help="of keye serve")
     options = parser.parse_args()
-    with Server(*options.flags) as server:
-        # The same once before, smaller: buffers and pools have the size that this load wants.
+    with Server(*(options.flags or ["--max-total-tokens", "65536"])) as server:
+        # The same once before, smaller: buffers and pools have the size that this load wants, and all of the KV cache, which
+        # must not be large for that, was used.
         warm = asyncio.run(storm(server.port, options.clients // 10, options.seed + 1, options.at_once))
         before = state(server)
         start = time.monotonic()

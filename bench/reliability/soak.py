@@ -32,6 +32,7 @@ def main() -> int:
     flags = options.flags or ["--max-running-requests", "16", "--max-total-tokens", "32768"]
     with Server(*flags) as server:
         start = time.monotonic()
+        shown = -60.0
         rounds = 0
         while (seconds := time.monotonic() - start) < options.minutes * 60:
             ways += asyncio.run(storm(server.port, ROUND, options.seed * 1000 + rounds, options.at_once))
@@ -41,7 +42,7 @@ def main() -> int:
             samples.append({"seconds": round(seconds), "clients": sum(ways.values()), "resident_mb": round(server.resident_mb(), 1),
                             "descriptors": server.descriptors(), "threads": threads(server),
                             "pages_used": int(now["keye_kv_pages_used"]), "pages_kept": int(now["keye_kv_pages_kept"])})
-            if len(samples) == 1 or seconds - shown >= 60:
+            if seconds - shown >= 60:
                 shown = seconds
                 print(json.dumps(samples[-1]), flush=True)
         end = state(server)

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/file.h"
@@ -74,6 +76,32 @@ TEST(ThreadPool, LateThreadsFindNothing) {
       sum.fetch_add(loop + i);
     });
     ASSERT_EQ(sum.load(), items * loop + items * (items - 1) / 2);
+  }
+}
+
+TEST(ThreadPool, AnInterruptedLoopEndsSoonAndSaysSo) {
+  for (int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    std::atomic<int64_t> items{0};
+    const auto loop = [&](int64_t count) {
+      pool.for_each(count, [&](int64_t, int) {
+        items.fetch_add(1);
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      });
+    };
+    std::thread other([&] {
+      while (items.load() < 10) std::this_thread::yield();
+      pool.interrupt();
+    });
+    EXPECT_THROW(loop(100'000), LoopInterrupted);  // would take 20 s at least
+    other.join();
+    EXPECT_LT(items.load(), 10'000);
+    const int64_t before = items.load();
+    EXPECT_THROW(loop(3), LoopInterrupted);  // those that begin later, too
+    EXPECT_EQ(items.load(), before);
+    pool.resume();
+    loop(3);
+    EXPECT_EQ(items.load(), before + 3);
   }
 }
 

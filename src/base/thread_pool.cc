@@ -114,7 +114,7 @@ void ThreadPool::drain(uint32_t loop, int worker) {
     void* context = context_.load(std::memory_order_acquire);
     // If this goes well the loop is still open, and stays so while the item is not done: what was read belongs to it.
     if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-    call(context, item, worker);
+    if (!is_interrupted()) call(context, item, worker);
     unfinished_.fetch_sub(1, std::memory_order_release);
     next = next_.load(std::memory_order_acquire);
   }

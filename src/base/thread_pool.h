@@ -13,6 +13,9 @@
 
 namespace keye {
 
+/// Thrown by a loop that was interrupted: not all of its items were done.
+struct LoopInterrupted {};
+
 class ThreadPool {
  public:
   /// `threads` counts the caller: 1 means no thread is started. Worker i is pinned to the i-th processor that the
@@ -26,18 +29,23 @@ class ThreadPool {
 
   /// Calls body(item, worker) once for every item of [0, items); items are handed out one by one in increasing order to
   /// whichever thread is free; worker is in [0, size()). Returns when all are done. Not reentrant, one caller at a
-  /// time. At most 2^32 - 1 items.
+  /// time. At most 2^32 - 1 items. Throws LoopInterrupted if interrupted; the body itself must not throw.
   template <class Body>
   void for_each(int64_t items, Body&& body) {
     if (items <= 0) return;
     if (items == 1 || workers_.empty()) {
-      for (int64_t i = 0; i < items; ++i) body(i, 0);
-      return;
+      for (int64_t i = 0; i < items && !is_interrupted(); ++i) body(i, 0);
+    } else {
+      using Stored = std::remove_reference_t<Body>;
+      run(items, const_cast<void*>(static_cast<const void*>(&body)),
+          [](void* context, int64_t item, int worker) { (*static_cast<Stored*>(context))(item, worker); });
     }
-    using Stored = std::remove_reference_t<Body>;
-    run(items, const_cast<void*>(static_cast<const void*>(&body)),
-        [](void* context, int64_t item, int worker) { (*static_cast<Stored*>(context))(item, worker); });
+    if (is_interrupted()) throw LoopInterrupted{};
   }
+
+  /// From any thread: the loop under way, and all that begin before resume(), are interrupted.
+  void interrupt() { interrupted_.store(true, std::memory_order_relaxed); }
+  void resume() { interrupted_.store(false, std::memory_order_relaxed); }
 
   /// How many processors this process may use.
   static int processors();
@@ -48,6 +56,7 @@ class ThreadPool {
   void run(int64_t items, void* context, Call call);
   void work(int worker);
   void drain(uint32_t loop, int worker);
+  bool is_interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 
   std::vector<std::thread> workers_;
   // The loop under way. A worker that has lost its processor may look at these when another loop has begun: what it
@@ -59,6 +68,7 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> unfinished_{0};  // items
   alignas(64) std::atomic<uint32_t> loop_{0};       // number of the loop, for the workers to wait on
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> interrupted_{false};
 };
 
 }  // namespace keye

@@ -31,6 +31,7 @@ class Engine::Loop {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
     }
+    loop_.work().abandon_all();
     wake_.notify_one();
     if (thread_.joinable()) thread_.join();
   }
@@ -65,6 +66,14 @@ class Engine::Loop {
       inbox_.push_back(std::move(task));
     }
     wake_.notify_one();
+  }
+
+  void abort(RequestId id, FinishReason reason) {
+    loop_.work().abandon(id);
+    post([this, id, reason] {
+      loop_.end(id, reason);
+      loop_.work().forget(id);
+    });
   }
 
   EngineStats stats() const {
@@ -171,9 +180,7 @@ int64_t Engine::context_max() const { return loop_->context_max(); }
 Result<RequestId> Engine::submit(Request request, TokenSink sink, Progress progress) {
   return loop_->submit(std::move(request), std::move(sink), std::move(progress));
 }
-void Engine::abort(RequestId id, FinishReason reason) {
-  loop_->post([loop = &loop_->loop(), id, reason] { loop->end(id, reason); });
-}
+void Engine::abort(RequestId id, FinishReason reason) { loop_->abort(id, reason); }
 void Engine::hold(RequestId id, bool held) {
   loop_->post([loop = &loop_->loop(), id, held] { loop->hold(id, held); });
 }

@@ -31,6 +31,7 @@ struct EngineStats {
   int pages_total = 0, pages_used = 0, pages_kept = 0;
   size_t vision_cache_bytes = 0;
   uint64_t steps = 0;
+  uint64_t steps_abandoned = 0;  // in the middle, as nobody wanted their results any more
   uint64_t prompt_tokens = 0;  // computed, after preemptions again
   uint64_t cached_tokens = 0;  // of prompts, found
   uint64_t generated_tokens = 0;
@@ -58,7 +59,8 @@ class Engine {
   /// to what the context holds. Errors: invalid_argument (sampling fields), too_large (the prompt does not fit),
   /// overloaded (too many replies wait), unavailable (the engine has stopped).
   Result<RequestId> submit(Request request, TokenSink sink, Progress progress = {});
-  /// Ends the request's unfinished replies. Unknown and finished requests are ignored.
+  /// Ends the request's unfinished replies; a step that is under way for it is left, where the device can. Unknown and
+  /// finished requests are ignored.
   void abort(RequestId id, FinishReason reason = FinishReason::cancelled);
   /// A held request makes no progress, until it is let go: its reader is slow.
   void hold(RequestId id, bool held);

@@ -22,6 +22,7 @@ SchedulerLimits scheduler_limits(const model::Model& model, const EngineOptions&
 
 EngineLoop::EngineLoop(LoadedModel& loaded, const EngineOptions& options)
     : loaded_(loaded),
+      work_of_turn_(*loaded.backend),
       cache_(loaded.model->kv_spec(), static_cast<int>(ops::pages_for(options.kv_tokens)), *loaded.backend),
       runner_(*loaded.model, cache_),
       scheduler_(scheduler_limits(*loaded.model, options), cache_.pages(), options.prefix_cache),
@@ -152,7 +153,13 @@ void EngineLoop::advance_vision() {
     vision_.reset();
     return;
   }
-  if (!loaded_.model->advance_vision()) return;
+  const RequestId request = active(vision_->need.sequence).open->id;
+  bool is_encoded = false;
+  if (!work_of_turn_.run({&request, 1}, [&] { is_encoded = loaded_.model->advance_vision(); })) {
+    vision_.reset();  // a slice left in the middle cannot be taken up again
+    return;
+  }
+  if (!is_encoded) return;
   ++stats_.pictures_encoded;
   const Features features = vision_->features;
   vision_cache_.add(vision_->key, features);
@@ -172,10 +179,16 @@ void EngineLoop::advance_vision() {
 void EngineLoop::run_step(const StepPlan& plan) {
   const Clock::time_point start = Clock::now();
   build_batch(plan);
-  const ConstView logits = runner_.step(batch_);
-  sample(plan, logits);
-  deliver(plan);
-  ++stats_.steps;
+  requests_.clear();
+  for (const PlannedRows& rows : plan.rows) requests_.push_back(active(rows.sequence->spec.id).open->id);
+  ConstView logits;
+  if (work_of_turn_.run(requests_, [&] { logits = runner_.step(batch_); })) {
+    sample(plan, logits);
+    deliver(plan);
+    ++stats_.steps;
+  } else {
+    ++stats_.steps_abandoned;
+  }
   stats_.busy_seconds += seconds_between(start, Clock::now());
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/interruptible.h"
 #include "engine/reply.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
@@ -26,11 +27,15 @@ class EngineLoop {
   void flush_cache();
   void end_all(FinishReason reason);
 
-  /// One step of the decoder and one slice of the vision encoder, if there is anything to do. False: nothing can be
-  /// done before another call of the above, or the next deadline.
+  /// One step of the decoder and one slice of the vision encoder, if there is anything to do; either is left, without
+  /// effect, when one of its requests is abandoned. False: nothing can be done before another call of the above, or the
+  /// next deadline.
   bool turn(Clock::time_point now);
   std::optional<Clock::time_point> next_deadline() const;
   bool is_idle() const { return active_.empty(); }
+
+  /// For other threads: what a turn is at work for.
+  Interruptible& work() { return work_of_turn_; }
 
   EngineStats stats() const;
   const Scheduler& scheduler() const { return scheduler_; }
@@ -80,6 +85,7 @@ class EngineLoop {
   Active& active(SequenceId id) { return *active_.at(id); }
 
   LoadedModel& loaded_;
+  Interruptible work_of_turn_;
   model::KvCache cache_;
   Runner runner_;
   Scheduler scheduler_;
@@ -101,6 +107,7 @@ class EngineLoop {
   std::vector<Sampled> sampled_;
   std::vector<int32_t> tokens_;
   std::vector<SequenceId> sampled_ids_;
+  std::vector<RequestId> requests_;
 };
 
 }  // namespace keye::engine

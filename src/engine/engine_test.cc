@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -73,7 +74,7 @@ class Listener {
     return locked([&] { return tokens_[reply]; });
   }
   std::vector<FinishReason> finishes(int reply = 0) {
-    return locked([&] { return finishes_[reply]; });
+    return locked([&] { return finishes_.contains(reply) ? finishes_[reply] : std::vector<FinishReason>(); });
   }
   int64_t cached() {
     return locked([&] { return cached_; });
@@ -244,6 +245,101 @@ TEST(EngineTest, EveryReplyEndsOnceWhateverHappens) {
   }
   EXPECT_GT(with_other_reason, 10);
   EXPECT_FALSE(engine.submit(request_for(prompts[0], engine), [](TokenEvent&&) {}));
+}
+
+/// A model whose long steps take half a minute, as those of large models at long contexts do.
+class SlowModel final : public model::Model {
+ public:
+  SlowModel(std::unique_ptr<model::Model> model, std::atomic<int>& slow_steps)
+      : model_(std::move(model)), slow_steps_(slow_steps) {}
+
+  const model::ModelConfig& config() const override { return model_->config(); }
+  const model::KvSpec& kv_spec() const override { return model_->kv_spec(); }
+  ops::Backend& backend() override { return model_->backend(); }
+  int step_tokens_max() const override { return model_->step_tokens_max(); }
+  int step_logits_max() const override { return model_->step_logits_max(); }
+  void begin_vision(ConstView pixels, std::span<const model::VisionGrid> grids, View out) override {
+    model_->begin_vision(pixels, grids, out);
+  }
+  bool advance_vision() override { return model_->advance_vision(); }
+  void forward(const model::StepInput& input, model::KvCache& cache, View logits) override {
+    if (input.tokens.size() > 100) {
+      ++slow_steps_;
+      backend().for_each(60'000, [](int64_t, int) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
+    }
+    model_->forward(input, cache, logits);
+  }
+  void set_probe(model::Probe probe) override { model_->set_probe(std::move(probe)); }
+
+ private:
+  std::unique_ptr<model::Model> model_;
+  std::atomic<int>& slow_steps_;
+};
+
+TEST(EngineTest, AnAbortDoesNotWaitForTheStep) {
+  std::atomic<int> slow_steps = 0;
+  LoadedModel loaded = load_nano();
+  loaded.model = std::make_unique<SlowModel>(std::move(loaded.model), slow_steps);
+  Engine engine(std::move(loaded), {.kv_tokens = 4096});
+  const auto brief = question(engine.prompts(), "What is 3 + 4?");
+  const auto expected = ask_all(engine, {brief}, 400)[0];
+  const auto long_one = some_prompts(engine.prompts())[0];
+  ASSERT_GT(long_one->tokens.size(), 200U);
+
+  Listener beside;
+  Request other = request_for(brief, engine, 400);
+  other.stop.ignore_eos = true;
+  must(engine.submit(other, beside.sink()));
+  for (int round = 1; round <= 3; ++round) {
+    Listener listener;
+    const RequestId id = must(engine.submit(request_for(long_one, engine), listener.sink()));
+    while (slow_steps < round) std::this_thread::yield();
+    const Clock::time_point start = Clock::now();
+    engine.abort(id, FinishReason::cancelled);
+    listener.wait();
+    EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));  // milliseconds, where nothing else runs
+    EXPECT_EQ(listener.finishes(), std::vector{FinishReason::cancelled});
+    // The next step is one that is not left, as others lost theirs: it must not be a slow one.
+    const size_t heard = beside.tokens().size();
+    while (beside.finishes().empty() && beside.tokens().size() < heard + 2) std::this_thread::yield();
+  }
+  beside.wait();
+  EXPECT_EQ(beside.finishes(), std::vector{FinishReason::length});
+  EXPECT_EQ(beside.tokens(), expected);  // whatever was left in the middle
+  EXPECT_EQ(settled_stats(engine).steps_abandoned, 3U);
+
+  Listener last;  // and stopping does not wait either
+  must(engine.submit(request_for(long_one, engine), last.sink()));
+  while (slow_steps < 4) std::this_thread::yield();
+  const Clock::time_point start = Clock::now();
+  engine.stop();
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+  EXPECT_EQ(last.finishes(), std::vector{FinishReason::shutdown});
+}
+
+TEST(InterruptibleTest, WorkThatOthersLostIsNotLeftTwice) {
+  const auto backend = must(ops::make_cpu_backend({.threads = 2}));
+  Interruptible work(*backend);
+  const auto run = [&](std::vector<RequestId> requests, RequestId abandoned) {
+    return work.run(requests, [&] {
+      work.abandon(abandoned);
+      backend->for_each(1, [](int64_t, int) {});
+    });
+  };
+  EXPECT_TRUE(run({1, 2}, 9));   // somebody else's
+  EXPECT_FALSE(run({1, 2}, 2));  // 1 lost its work
+  EXPECT_FALSE(run({1, 2}, 9));  // not begun: the engine has not heard of the end of 2
+  work.forget(2);
+  EXPECT_TRUE(run({1, 3}, 3));
+  work.forget(3);
+  EXPECT_FALSE(run({1, 4}, 4));
+  work.forget(4);
+  EXPECT_TRUE(run({1}, 9));
+  EXPECT_FALSE(run({1}, 1));  // nobody lost anything
+  work.forget(1);
+  EXPECT_FALSE(run({5}, 5));
+  work.abandon_all();
+  EXPECT_FALSE(run({6}, 9));
 }
 
 TEST(EngineTest, AFullQueueIsRefused) {

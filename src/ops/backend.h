@@ -32,6 +32,10 @@ class Backend {
   /// [0, workers()), on whatever threads the backend has.
   virtual void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) = 0;
   virtual int workers() const = 0;
+  /// From any thread: the op under way, and all that begin before resume(), end soon by throwing LoopInterrupted; what
+  /// they write is worthless. A device whose ops cannot be interrupted does nothing.
+  virtual void interrupt() {}
+  virtual void resume() {}
 
   /// Where all that ops read and write must lie, host's numbers excepted.
   virtual Memory& memory() { return host_memory(); }

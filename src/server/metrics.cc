@@ -114,6 +114,8 @@ std::string Metrics::text(const engine::EngineStats& engine, const HttpStats& ht
     impl_->set("keye_connections", "Open connections.", number(http.connections));
     impl_->set("keye_seconds_since_step", "Since the engine's loop last turned.", engine.seconds_since_step);
     impl_->total("keye_engine_steps_total", "Steps of the decoder.", number(engine.steps));
+    impl_->total("keye_engine_steps_abandoned_total", "Steps left in the middle, as their request was aborted.",
+                 number(engine.steps_abandoned));
     impl_->total("keye_engine_busy_seconds_total", "Time spent in steps.", engine.busy_seconds);
     impl_->total("keye_engine_prompt_tokens_total", "Tokens of prompts computed, after preemptions again.",
                  number(engine.prompt_tokens));

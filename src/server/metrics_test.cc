@@ -43,6 +43,7 @@ TEST(Metrics, ShowsWhatItWasTold) {
   engine.pages_total = 10;
   engine.pages_used = 4;
   engine.steps = 12;
+  engine.steps_abandoned = 2;
   engine.pictures_found = 2;
   HttpStats http;
   http.connections = 5;
@@ -69,6 +70,7 @@ TEST(Metrics, ShowsWhatItWasTold) {
   EXPECT_EQ(values.at("keye_kv_pages_used" + model), 4);
   EXPECT_EQ(values.at("keye_connections" + model), 5);
   EXPECT_EQ(values.at("keye_engine_steps_total" + model), 12);
+  EXPECT_EQ(values.at("keye_engine_steps_abandoned_total" + model), 2);
   EXPECT_EQ(values.at("keye_pictures_found_total" + model), 2);
 }
 

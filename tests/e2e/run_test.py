@@ -6,7 +6,7 @@ import subprocess
 import time
 import unittest
 
-from program import CHECKPOINTS, NANO, PROGRAM, ROOT, Case, data_uri, golden, golden_messages, keye
+from program import CHECKPOINTS, NANO, PROGRAM, ROOT, Case, data_uri, golden, golden_messages
 
 SCENES = ["scene_0_describe", "scene_1_count", "scene_2_number", "scene_3_word", "scene_4_tallest", "scene_5_color",
           "scene_6_describe", "scene_7_order"]

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import unittest
 
-from program import NANO, PROGRAM, ROOT, Case, keye
+from program import NANO, ROOT, Case, keye
 from serving import Server
 
 # As printed in the cards, without "python3 -m sglang.launch_server" and with their shell variables filled in.

@@ -1,150 +1,19 @@
-"""Starting, draining and ending; aborts at every stage; limits, priorities, slow readers: whatever happens to a request,
-it ends once, and all that it held comes back."""
+"""Starting, draining and ending; aborts at every stage; limits and priorities: whatever happens to a request, it ends once,
+and all that it held comes back."""
 
 import json
 import os
 import random
-import resource
 import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 import unittest
 
-from program import NANO, PROGRAM, ROOT, Case, data_uri, user
-from serving import SANITIZE, Server, sse_request
-
-CHAT = "/v1/chat/completions"
-LONG = {"messages": user("Who are you?"), "ignore_eos": True, "max_tokens": 30000}
-WORDY = {"messages": user("the red circle is on the left " * 500), "ignore_eos": True, "max_tokens": 8}  # a long prompt
-TALKATIVE = {**LONG, "logprobs": True, "top_logprobs": 20, "return_token_ids": True}  # kilobytes for each token
-
-
-class Stream:
-    """A stream on a socket of its own, read when the test wants."""
-
-    def __init__(self, server: Server, body: dict, receive_bytes: int = 0, path: str = CHAT):
-        self.socket = socket.socket()
-        if receive_bytes:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self.socket.settimeout(60)
-        self.socket.connect(("127.0.0.1", server.port))
-        self.socket.sendall(sse_request(path, body))
-        self.raw = b""
-        self.ended = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def read_until(self, done) -> bytes:
-        """Reads until done(raw), or the end."""
-        while not done(self.raw) and not self.ended:
-            block = self.socket.recv(1 << 16)
-            self.ended = not block
-            self.raw += block
-        return self.raw
-
-    def wait_for_token(self):
-        self.read_until(lambda raw: raw.count(b"data: ") >= 2)
-        assert not self.ended, self.raw
-
-    def read_all(self) -> list:
-        """All events up to [DONE], which must be there."""
-        self.read_until(lambda raw: raw.endswith(b"0\r\n\r\n"))
-        head, _, rest = self.raw.partition(b"\r\n\r\n")
-        assert b" 200 OK" in head and b"chunked" in head, self.raw[:500]
-        body = b""
-        while not rest.startswith(b"0\r\n"):
-            size, _, rest = rest.partition(b"\r\n")
-            length = int(size, 16)
-            body, rest = body + rest[:length], rest[length + 2:]
-        events = [block.removeprefix("data: ") for block in body.decode().split("\n\n") if block.startswith("data: ")]
-        assert events[-1] == "[DONE]", events[-2:]
-        return [json.loads(event) for event in events[:-1]]
-
-    def status(self) -> int:
-        self.read_until(lambda raw: b"\r\n" in raw)
-        return int(self.raw.split(b" ")[1])
-
-    def reset(self):
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def close(self):
-        self.socket.close()
-
-
-def token_ids(events: list) -> list:
-    return [token for event in events for part in event.get("choices", []) for token in part.get("token_ids", [])]
-
-
-class InBackground:
-    """A call in a thread of its own."""
-
-    def __init__(self, call, *arguments, **options):
-        self.value = self.error = None
-        def run():
-            try:
-                self.value = call(*arguments, **options)
-            except BaseException as error:  # is raised where the result is wanted
-                self.error = error
-        self.thread = threading.Thread(target=run, daemon=True)
-        self.thread.start()
-
-    def result(self, timeout: float = 60):
-        self.thread.join(timeout)
-        assert not self.thread.is_alive(), "no response"
-        if self.error:
-            raise self.error
-        return self.value
-
-
-class SlowPictures:
-    """A server of pictures that never come. `held` counts those who wait for one."""
-
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/picture.png"
-        self.held = 0
-        self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._hold, args=(connection,), daemon=True).start()
-
-    def _hold(self, connection):
-        connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n\x89PNG")
-        self._count(1)
-        try:
-            connection.recv(1)  # until the other side closes
-        except OSError:
-            pass
-        self._count(-1)
-        connection.close()
-
-    def _count(self, by: int):
-        with self._lock:
-            self.held += by
-
-    def message(self) -> list:
-        return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": self.url}}]}]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.close()
+from program import NANO, Case, data_uri, user
+from serving import Server
+from streams import CHAT, LONG, TALKATIVE, WORDY, InBackground, SlowPictures, Stream, token_ids
 
 
 # -- starting ----------------------------------------------------------------
@@ -507,93 +376,6 @@ class Queue(unittest.TestCase):
             for stream in stuck:
                 stream.close()
             server.wait_until(lambda: server.metrics()["keye_num_preparing_reqs"] == 0, "they are gone")
-
-
-class Readers(unittest.TestCase):
-    def test_a_slow_reader_stops_its_reply_and_nobody_elses(self):
-        with Server("--write-timeout", 600) as server:
-            body = {**TALKATIVE, "max_tokens": 3000, "temperature": 1, "seed": 3}
-            expected = token_ids(server.stream(CHAT, body))
-            slow = Stream(server, body, receive_bytes=4096)
-            def generated():
-                return server.metrics()["keye_engine_generated_tokens_total"]
-            def stands_still():
-                before = generated()
-                time.sleep(0.2)
-                return generated() == before
-            server.wait_until(stands_still, "the slow reader's reply stands still")
-            self.assertLess(generated(), 3000 + 2500)  # far from its end
-            memory = server.resident_mb()
-            replies = [server.chat(f"Who are you, number {i}?", max_tokens=20, ignore_eos=True) for i in range(20)]
-            self.assertEqual([reply["usage"]["completion_tokens"] for reply in replies], [20] * 20)
-            self.assertLess(server.resident_mb() - memory, 20)
-            self.assertEqual(token_ids(slow.read_all()), expected)  # and nothing of it is lost
-            slow.close()
-            server.wait_until_idle()
-
-    def test_a_reader_that_reads_nothing_is_given_up(self):
-        with Server("--write-timeout", 0.5) as server:
-            before = server.descriptors()
-            stuck = [Stream(server, TALKATIVE, receive_bytes=4096) for _ in range(4)]
-            for stream in stuck:
-                stream.wait_for_token()
-            server.wait_until_idle()
-            server.wait_until(lambda: server.descriptors() <= before, "their connections are closed")
-            for stream in stuck:
-                stream.close()
-
-    def test_resets_and_half_closed_connections(self):
-        with Server() as server:
-            before = server.descriptors()
-            for i in range(20):
-                stream = Stream(server, TALKATIVE)
-                if i % 4:
-                    stream.wait_for_token()
-                if i % 2:
-                    stream.reset()
-                else:
-                    stream.socket.shutdown(socket.SHUT_WR)  # as somebody does who is gone
-                    stream.read_until(lambda raw: False)
-                    self.assertNotIn(b"[DONE]", stream.raw)
-                    stream.close()
-            server.wait_until_idle()
-            server.wait_until(lambda: server.descriptors() <= before, "descriptors are as before")
-            quick = server.connect()  # what can be answered at once is
-            quick.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            quick.shutdown(socket.SHUT_WR)
-            self.assertIn(b'{"status":"ok"}', quick.recv(4096))
-            quick.close()
-
-    def test_a_log_that_nobody_reads(self):
-        process = subprocess.Popen([PROGRAM, "serve", "--port", "0", "--log-requests"], stderr=subprocess.PIPE, cwd=ROOT)
-        self.addCleanup(process.kill)
-        for line in process.stderr:
-            if b"listening at" in line:
-                port = int(line.split(b"127.0.0.1:")[1].split(b";")[0])
-            if b"serving" in line:
-                break
-        process.stderr.close()
-        for _ in range(3):
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                self.assertTrue(client.recv(100).startswith(b"HTTP/1.1 200"))
-        process.terminate()
-        self.assertEqual(process.wait(20), 0)
-
-    @unittest.skipIf("undefined" in SANITIZE, "UBSan's check of an object's type opens a pipe")
-    def test_too_few_descriptors(self):
-        server = Server()
-        try:
-            used = server.descriptors()
-            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 8, used + 8))
-            clients = [server.connect() for _ in range(40)]
-            server.wait_for_log("cannot accept a connection")
-            for client in clients:
-                client.close()
-            server.wait_until(lambda: server.descriptors() == used, "descriptors are as before")
-            server.chat("Who are you?", max_tokens=1)
-        finally:
-            server.stop()
 
 
 class Once(unittest.TestCase):

@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import threading
 import time
 import unittest
 from pathlib import Path

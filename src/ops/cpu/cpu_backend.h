@@ -20,6 +20,8 @@ class CpuBackend final : public RefBackend {
     pool_.for_each(items, body);
   }
   int workers() const override { return pool_.size(); }
+  void interrupt() override { pool_.interrupt(); }
+  void resume() override { pool_.resume(); }
   Isa isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
 
