@@ -12,17 +12,21 @@ struct Architecture {
   bool vision;
   bool moe;
   bool sparse;  // may carry sa_config
+  bool latent;  // DeepSeek-V3's decoder
 };
 
 constexpr Architecture kArchitectures[] = {
-    {"Qwen3ForCausalLM", false, false, false},
-    {"Qwen3MoeForCausalLM", false, true, false},
-    {"KeyeForConditionalGeneration", true, false, false},
-    {"KeyeVL1_5ForConditionalGeneration", true, false, false},
-    {"KeyeVL2ForConditionalGeneration", true, false, true},
-    {"KeyeVL2MoeForConditionalGeneration", true, true, true},
+    {"Qwen3ForCausalLM", false, false, false, false},
+    {"Qwen3MoeForCausalLM", false, true, false, false},
+    {"DeepseekV3ForCausalLM", false, true, false, true},
+    {"KeyeForConditionalGeneration", true, false, false, false},
+    {"KeyeVL1_5ForConditionalGeneration", true, false, false, false},
+    {"KeyeVL2ForConditionalGeneration", true, false, true, false},
+    {"KeyeVL2MoeForConditionalGeneration", true, true, true, false},
+    {"KeyeVLMoeForConditionalGeneration", true, true, false, true},
 };
 
+constexpr int kLatentWidthMax = 576;  // of a token in the cache: as wide as the kernels go
 constexpr int kSizeMax = 1 << 24;  // of any single dimension: larger is a damaged file
 
 /// Reads fields of one JSON object and remembers the first that is wrong.
@@ -171,12 +175,102 @@ void parse_indexer(Fields& fields, TextConfig& text) {
   text.indexer = indexer;
 }
 
+/// rope_scaling of DeepSeek-V3: absent, or YaRN.
+void parse_yarn(Fields& fields, TextConfig& text) {
+  text.rope_theta = fields.number("rope_theta", 10000.0, 1, 1e12);
+  if (!fields.has("rope_scaling")) return;
+  if (!fields.object()["rope_scaling"].is_object()) return fields.fail("rope_scaling", "should be an object or null");
+  Fields rope(fields.object()["rope_scaling"], fields.where() + ": rope_scaling");
+  rope.only("type", {"yarn", "deepseek_yarn"}, "YaRN is");
+  rope.only("rope_type", {"yarn", "deepseek_yarn"}, "YaRN is");
+  rope.only("mrope_section", {}, "latent attention has one-dimensional positions");
+  YarnConfig yarn;
+  yarn.factor = rope.number("factor", std::nullopt, 1, 1e6);
+  yarn.beta_fast = rope.number("beta_fast", 32.0, 1e-3, 1e6);
+  yarn.beta_slow = rope.number("beta_slow", 1.0, 1e-3, 1e6);
+  yarn.mscale = rope.number("mscale", 1.0, 0, 1e3);
+  yarn.mscale_all_dim = rope.number("mscale_all_dim", 0.0, 0, 1e3);
+  yarn.original_positions = rope.integer("original_max_position_embeddings", std::nullopt, 1, 1 << 30);
+  if (rope.error()) return fields.set_error(*rope.error());
+  text.yarn = yarn;
+}
+
+/// What DeepSeek-V3 calls otherwise than Qwen3, and what only it has.
+void parse_latent(Fields& fields, TextConfig& text) {
+  LatentConfig latent;
+  if (!fields.has("q_lora_rank")) fields.fail("q_lora_rank", "is missing: queries that are not compressed are not supported");
+  latent.query_rank = fields.integer("q_lora_rank", 1);
+  latent.kv_rank = fields.integer("kv_lora_rank", std::nullopt);
+  latent.plain_dim = fields.integer("qk_nope_head_dim", std::nullopt, 1, 4096);
+  latent.rope_dim = fields.integer("qk_rope_head_dim", std::nullopt, 2, 4096);
+  latent.value_dim = fields.integer("v_head_dim", std::nullopt, 1, 4096);
+  if (fields.error()) return;
+  if (latent.rope_dim % 2 != 0) fields.fail("qk_rope_head_dim", fmt::format("should be even, got {}", latent.rope_dim));
+  if (latent.kv_rank % 2 != 0 || latent.kv_rank + latent.rope_dim > kLatentWidthMax) {
+    fields.fail("kv_lora_rank", fmt::format("should be even, and at most {} with qk_rope_head_dim, got {} and {}",
+                                            kLatentWidthMax, latent.kv_rank, latent.rope_dim));
+  }
+  text.latent = latent;
+  text.unused_layers = fields.integer("num_nextn_predict_layers", 0, 0, 64);
+  parse_yarn(fields, text);
+
+  MoeConfig moe;
+  moe.experts = fields.integer("n_routed_experts", std::nullopt, 1, 65536);
+  moe.experts_per_token = fields.integer("num_experts_per_tok", std::nullopt, 1, std::max(1, moe.experts));
+  moe.intermediate = fields.integer("moe_intermediate_size", std::nullopt);
+  moe.sparse_step = fields.integer("moe_layer_freq", 1);
+  moe.first_layer = fields.integer("first_k_dense_replace", 0, 0);
+  moe.normalise_weights = fields.boolean("norm_topk_prob", true);
+  moe.shared_experts = fields.integer("n_shared_experts", 0, 0, 1024);
+  fields.only("scoring_func", {"sigmoid"}, "experts must be scored by sigmoid");
+  fields.only("topk_method", {"noaux_tc"}, "experts must be chosen by biased scores (noaux_tc)");
+  GroupedRouterConfig router;
+  router.groups = fields.integer("n_group", 1, 1, std::max(1, moe.experts));
+  router.groups_kept = fields.integer("topk_group", 1, 1, router.groups);
+  router.factor = fields.number("routed_scaling_factor", 1.0, 0, 1e6);
+  if (fields.error()) return;
+  if (moe.experts % router.groups != 0) {
+    fields.fail("n_group", fmt::format("{} does not divide n_routed_experts {}", router.groups, moe.experts));
+  } else if (moe.experts_per_token > moe.experts / router.groups * router.groups_kept) {
+    fields.fail("num_experts_per_tok", fmt::format("{} of {} groups of {} experts", moe.experts_per_token,
+                                                   router.groups_kept, moe.experts / router.groups));
+  }
+  moe.router = router;
+  text.moe = std::move(moe);
+}
+
+/// quantization_config of an e4m3 checkpoint.
+void parse_quantisation(Fields& fields, ModelConfig& config) {
+  if (!fields.has("quantization_config")) return;
+  if (!fields.object()["quantization_config"].is_object()) {
+    return fields.fail("quantization_config", "should be an object or null");
+  }
+  Fields given(fields.object()["quantization_config"], fields.where() + ": quantization_config");
+  const std::string_view help = "bf16, f16, f32 and e4m3 weights with block scales are";
+  if (!given.has("quant_method")) given.fail("quant_method", "is missing");
+  given.only("quant_method", {"fp8"}, help);
+  given.only("fmt", {"e4m3"}, help);
+  given.only("activation_scheme", {"dynamic"}, help);
+  given.only("scale_fmt", {"ue8m0", "float"}, help);
+  BlockQuantisation blocks;
+  const std::vector<int> size = given.integers("weight_block_size", 1, 1 << 16);
+  if (size.size() == 2) {
+    blocks = {size[0], size[1]};
+  } else if (given.has("weight_block_size")) {
+    given.fail("weight_block_size", "should hold two numbers");
+  } else {
+    given.fail("weight_block_size", "is missing: e4m3 weights with one scale for each tensor are not supported");
+  }
+  if (given.error()) return fields.set_error(*given.error());
+  config.quantisation = blocks;
+}
+
 TextConfig parse_text(Fields& fields, const Architecture& architecture) {
   TextConfig text;
   text.hidden = fields.integer("hidden_size", std::nullopt);
   text.layers = fields.integer("num_hidden_layers", std::nullopt, 1, 4096);
   text.heads = fields.integer("num_attention_heads", std::nullopt, 1, 4096);
-  text.kv_heads = fields.integer("num_key_value_heads", text.heads, 1, 4096);
+  text.kv_heads = architecture.latent ? 1 : fields.integer("num_key_value_heads", text.heads, 1, 4096);
   text.head_dim = fields.integer("head_dim", std::max(2, text.hidden / std::max(1, text.heads)), 2, 256);
   text.intermediate = fields.integer("intermediate_size", architecture.moe ? std::optional(1) : std::nullopt);
   text.vocab = fields.integer("vocab_size", std::nullopt);
@@ -186,8 +280,11 @@ TextConfig parse_text(Fields& fields, const Architecture& architecture) {
   fields.only("hidden_act", {"silu"}, "the decoder's activation must be silu");
   fields.only("attention_bias", {false}, "the decoder's attention must have no bias");
   fields.only("use_sliding_window", {false}, "sliding-window attention is not; set it to false");
-  fields.only("quantization_config", {}, "use an unquantised bf16, f16 or f32 checkpoint");
   if (fields.error()) return text;
+  if (architecture.latent) {
+    parse_latent(fields, text);
+    return text;
+  }
   if (text.heads % text.kv_heads != 0) {
     fields.fail("num_attention_heads",
                 fmt::format("{} is not a multiple of num_key_value_heads {}", text.heads, text.kv_heads));
@@ -241,6 +338,7 @@ Result<std::vector<int32_t>> token_ids(const Json& value, const char* key, std::
 }  // namespace
 
 bool MoeConfig::is_moe_layer(int layer) const {
+  if (router) return layer >= first_layer && layer % sparse_step == 0;
   return (layer + 1) % sparse_step == 0 &&
          std::find(dense_layers.begin(), dense_layers.end(), layer) == dense_layers.end();
 }
@@ -274,6 +372,7 @@ Result<ModelConfig> parse_config(const Json& json, std::string_view where) {
   if (nested && json.contains("quantization_config")) merged["quantization_config"] = json["quantization_config"];
   Fields fields(merged, std::string(where) + (nested ? ": text_config" : ""));
   config.text = parse_text(fields, *entry);
+  parse_quantisation(fields, config);
   if (fields.error()) return *fields.error();
   if (!entry->vision) return config;
 

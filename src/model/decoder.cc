@@ -53,7 +53,12 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   }
   indexer_arithmetic_ =
       attention.indexer.value_or(dtype_ == DType::f32 ? IndexerArithmetic::exact : IndexerArithmetic::f8);
-  kv_spec_ = make_kv_spec(config_, options, indexer_arithmetic_, backend.wants_rows());
+  if (config_.latent) {
+    latent_.emplace(config_, backend, options);
+    kv_spec_ = {config_.layers, {latent_->plane(options)}};
+  } else {
+    kv_spec_ = make_kv_spec(config_, options, indexer_arithmetic_, backend.wants_rows());
+  }
   const int64_t n = options.step_tokens_max;
   const int64_t c = config_.hidden;
   const int64_t q_width = int64_t{config_.heads} * config_.head_dim;
@@ -61,19 +66,21 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   const int64_t half = config_.head_dim / 2;
   work_.hidden = backend.tensor(DType::f32, {n, c});
   work_.normed = backend.tensor(dtype_, {n, c});
-  work_.qkv = backend.tensor(DType::f32, {n, q_width + 2 * kv_width});
-  work_.q = backend.tensor(dtype_, {n, config_.heads, config_.head_dim});
-  work_.mixed = backend.tensor(dtype_, {n, q_width});
+  if (!latent_) {
+    work_.qkv = backend.tensor(DType::f32, {n, q_width + 2 * kv_width});
+    work_.q = backend.tensor(dtype_, {n, config_.heads, config_.head_dim});
+    work_.mixed = backend.tensor(dtype_, {n, q_width});
+    work_.cos = backend.tensor(DType::f32, {n, half});
+    work_.sin = backend.tensor(DType::f32, {n, half});
+    inv_freq_ = inverse_frequencies(backend, config_.head_dim, config_.rope_theta);
+    sections_ = config_.mrope_sections.value_or(std::array<int, 3>{static_cast<int>(half), 0, 0});
+  }
   work_.inner = backend.tensor(dtype_, {n, config_.intermediate});
   if (config_.moe || config_.indexer) work_.exact_input = backend.tensor(DType::f32, {n, c});
-  work_.cos = backend.tensor(DType::f32, {n, half});
-  work_.sin = backend.tensor(DType::f32, {n, half});
   work_.selected = backend.tensor(dtype_, {options.step_logits_max, c});
   work_.selected_hidden = backend.tensor(DType::f32, {options.step_logits_max, c});
   logits_order_.resize(static_cast<size_t>(options.step_logits_max));
   std::iota(logits_order_.begin(), logits_order_.end(), 0);
-  inv_freq_ = inverse_frequencies(backend, config_.head_dim, config_.rope_theta);
-  sections_ = config_.mrope_sections.value_or(std::array<int, 3>{static_cast<int>(half), 0, 0});
   if (config_.moe) {
     const MoeConfig& moe = *config_.moe;
     const int64_t pairs = n * moe.experts_per_token;
@@ -86,6 +93,9 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
     work_.expert_out = backend.tensor(backend.on_host() ? DType::f32 : dtype_, {pairs, c});
     work_.group_rows = backend.tensor(DType::i32, {pairs});
     work_.group_offsets = backend.tensor(DType::i32, {moe.experts + 1});
+    if (moe.shared_experts > 0) {
+      work_.shared_inner = backend.tensor(dtype_, {n, int64_t{moe.shared_experts} * moe.intermediate});
+    }
   }
   if (config_.indexer) {
     const IndexerConfig& indexer = *config_.indexer;
@@ -109,9 +119,6 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
 
 void Decoder::list_weights(WeightList& list, bool fused_experts) {
   const int64_t c = config_.hidden;
-  const int64_t d = config_.head_dim;
-  const int64_t q_width = config_.heads * d;
-  const int64_t kv_width = config_.kv_heads * d;
   layers_.resize(static_cast<size_t>(config_.layers));
   list.table("model.embed_tokens.weight", {config_.vocab, c}, &embeddings_);
   list.vector("model.norm.weight", {c}, &final_norm_);
@@ -120,66 +127,87 @@ void Decoder::list_weights(WeightList& list, bool fused_experts) {
   if (tied) list.ignore("lm_head.weight");
   list.ignore("rotary_emb.inv_freq");
   if (ignores_indexer_) list.ignore(".self_attn.sa_indexer.");
+  for (int i = 0; i < config_.unused_layers; ++i) list.ignore(fmt::format("model.layers.{}.", config_.layers + i));
   for (int i = 0; i < config_.layers; ++i) {
     Layer& layer = layers_[static_cast<size_t>(i)];
     const std::string p = fmt::format("model.layers.{}.", i);
-    const std::string a = p + "self_attn.";
     list.vector(p + "input_layernorm.weight", {c}, &layer.input_norm);
     list.vector(p + "post_attention_layernorm.weight", {c}, &layer.post_attention_norm);
-    list.matrix({whole_matrix(a + "q_proj.weight", q_width, c), whole_matrix(a + "k_proj.weight", kv_width, c),
-                 whole_matrix(a + "v_proj.weight", kv_width, c)},
-                &layer.qkv);
-    list.vector(a + "q_norm.weight", {d}, &layer.q_norm);
-    list.vector(a + "k_norm.weight", {d}, &layer.k_norm);
-    list.matrix({whole_matrix(a + "o_proj.weight", c, q_width)}, &layer.out);
-    if (config_.indexer) {
-      const std::string s = a + "sa_indexer.";
-      const int64_t heads = config_.indexer->heads;
-      const int64_t dim = config_.indexer->head_dim;
-      MatrixPart q_gate = whole_matrix(s + "q_proj.weight", heads * dim + heads, c);
-      MatrixPart k = whole_matrix(s + "k_proj.weight", dim, c);
-      if (indexer_arithmetic_ == IndexerArithmetic::exact) {
-        list.matrix_f32(std::move(q_gate), &layer.indexer.q_gate);
-        list.matrix_f32(std::move(k), &layer.indexer.k);
-      } else {
-        list.matrix({std::move(q_gate)}, &layer.indexer.q_gate);
-        list.matrix({std::move(k)}, &layer.indexer.k);
-      }
-      list.vector(s + "q_norm.weight", {dim}, &layer.indexer.q_norm);
-      list.vector(s + "k_norm.weight", {dim}, &layer.indexer.k_norm);
-      list.vector(s + "k_norm.bias", {dim}, &layer.indexer.k_bias);
+    if (latent_) {
+      latent_->list_weights(list, p + "self_attn.");
+    } else {
+      list_attention(list, layer, p + "self_attn.");
     }
-    const std::string m = p + "mlp.";
-    if (!config_.moe || !config_.moe->is_moe_layer(i)) {
-      const int64_t f = config_.intermediate;
-      list.gated_matrix(whole_matrix(m + "gate_proj.weight", f, c), whole_matrix(m + "up_proj.weight", f, c),
-                        &layer.gate_up);
-      list.matrix({whole_matrix(m + "down_proj.weight", c, f)}, &layer.down);
+    list_feed_forward(list, i, fused_experts);
+  }
+}
+
+void Decoder::list_attention(WeightList& list, Layer& layer, const std::string& a) {
+  const int64_t c = config_.hidden;
+  const int64_t d = config_.head_dim;
+  const int64_t q_width = config_.heads * d;
+  const int64_t kv_width = config_.kv_heads * d;
+  list.matrix({whole_matrix(a + "q_proj.weight", q_width, c), whole_matrix(a + "k_proj.weight", kv_width, c),
+               whole_matrix(a + "v_proj.weight", kv_width, c)},
+              &layer.qkv);
+  list.vector(a + "q_norm.weight", {d}, &layer.q_norm);
+  list.vector(a + "k_norm.weight", {d}, &layer.k_norm);
+  list.matrix({whole_matrix(a + "o_proj.weight", c, q_width)}, &layer.out);
+  if (config_.indexer) {
+    const std::string s = a + "sa_indexer.";
+    const int64_t heads = config_.indexer->heads;
+    const int64_t dim = config_.indexer->head_dim;
+    MatrixPart q_gate = whole_matrix(s + "q_proj.weight", heads * dim + heads, c);
+    MatrixPart k = whole_matrix(s + "k_proj.weight", dim, c);
+    if (indexer_arithmetic_ == IndexerArithmetic::exact) {
+      list.matrix_f32(std::move(q_gate), &layer.indexer.q_gate);
+      list.matrix_f32(std::move(k), &layer.indexer.k);
+    } else {
+      list.matrix({std::move(q_gate)}, &layer.indexer.q_gate);
+      list.matrix({std::move(k)}, &layer.indexer.k);
+    }
+    list.vector(s + "q_norm.weight", {dim}, &layer.indexer.q_norm);
+    list.vector(s + "k_norm.weight", {dim}, &layer.indexer.k_norm);
+    list.vector(s + "k_norm.bias", {dim}, &layer.indexer.k_bias);
+  }
+}
+
+void Decoder::list_feed_forward(WeightList& list, int index, bool fused_experts) {
+  Layer& layer = layers_[static_cast<size_t>(index)];
+  const int64_t c = config_.hidden;
+  const std::string m = fmt::format("model.layers.{}.mlp.", index);
+  const auto list_gated = [&](const std::string& name, int64_t f, ops::PackedMatrix* gate_up, ops::PackedMatrix* down) {
+    list.gated_matrix(whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c),
+                      gate_up);
+    list.matrix({whole_matrix(name + "down_proj.weight", c, f)}, down);
+  };
+  if (!config_.moe || !config_.moe->is_moe_layer(index)) {
+    return list_gated(m, config_.intermediate, &layer.gate_up, &layer.down);
+  }
+  const MoeConfig& moe = *config_.moe;
+  const int64_t f = moe.intermediate;
+  const int64_t experts = moe.experts;
+  // A flipped choice of expert changes everything after it, so the router alone is f32 in every mode.
+  list.matrix_f32(whole_matrix(m + "gate.weight", experts, c), &layer.router);
+  if (moe.router) list.vector(m + "gate.e_score_correction_bias", {experts}, &layer.router_bias);
+  if (moe.shared_experts > 0) {
+    list_gated(m + "shared_experts.", moe.shared_experts * f, &layer.shared_gate_up, &layer.shared_down);
+  }
+  layer.expert_gate_up.resize(static_cast<size_t>(experts));
+  layer.expert_down.resize(static_cast<size_t>(experts));
+  for (int64_t e = 0; e < experts; ++e) {
+    ops::PackedMatrix* gate_up = &layer.expert_gate_up[static_cast<size_t>(e)];
+    ops::PackedMatrix* down = &layer.expert_down[static_cast<size_t>(e)];
+    if (!fused_experts) {
+      list_gated(fmt::format("{}experts.{}.", m, e), f, gate_up, down);
       continue;
     }
-    const int64_t f = config_.moe->intermediate;
-    const int64_t experts = config_.moe->experts;
-    // A flipped choice of expert changes everything after it, so the router alone is f32 in every mode.
-    list.matrix_f32(whole_matrix(m + "gate.weight", experts, c), &layer.router);
-    layer.expert_gate_up.resize(static_cast<size_t>(experts));
-    layer.expert_down.resize(static_cast<size_t>(experts));
-    for (int64_t e = 0; e < experts; ++e) {
-      ops::PackedMatrix* gate_up = &layer.expert_gate_up[static_cast<size_t>(e)];
-      ops::PackedMatrix* down = &layer.expert_down[static_cast<size_t>(e)];
-      if (fused_experts) {
-        // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
-        const std::string name = m + "experts.gate_up_proj";
-        const Shape stored{experts, c, 2 * f};
-        list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f},
-                          {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}, gate_up);
-        list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
-      } else {
-        const std::string name = fmt::format("{}experts.{}.", m, e);
-        list.gated_matrix(whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c),
-                          gate_up);
-        list.matrix({whole_matrix(name + "down_proj.weight", c, f)}, down);
-      }
-    }
+    // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
+    const std::string name = m + "experts.gate_up_proj";
+    const Shape stored{experts, c, 2 * f};
+    list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f},
+                      {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}, gate_up);
+    list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
   }
 }
 
@@ -210,7 +238,7 @@ void Decoder::upload(const StepInput& input) {
 
 /// Steps of one new token for each sequence come again and again with the same shapes; others hardly do.
 uint64_t Decoder::replay_key(const StepInput& input, const KvCache& cache, const View& logits) const {
-  if (probe_ || !input.vision.empty() || input.tokens.size() != input.sequences.size()) return 0;
+  if (probe_ || latent_ || !input.vision.empty() || input.tokens.size() != input.sequences.size()) return 0;
   uint64_t key = 1;
   for (const uint64_t part :
        {static_cast<uint64_t>(input.tokens.size()), static_cast<uint64_t>(dense_rows_.size()),
@@ -260,6 +288,7 @@ void Decoder::embed(const StepInput& input) {
 
 void Decoder::prepare_positions() {
   const int64_t n = step_.n;
+  if (latent_) return latent_->begin_step(step_.positions, n);
   ops::rope_table(backend_, {step_.positions, inv_freq_.view(), sections_, take(work_.cos, n), take(work_.sin, n)});
   if (config_.indexer) {
     ops::rope_table(backend_, {step_.positions, index_inv_freq_.view(), index_sections_, take(work_.index_cos, n),
@@ -270,6 +299,10 @@ void Decoder::prepare_positions() {
 void Decoder::attention(int index, KvCache& cache) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t n = step_.n;
+  if (latent_) {
+    return latent_->attend(index, take(work_.normed, n), step_.slots, step_.dense, cache.plane(kKeyPlane, index),
+                           take(work_.hidden, n));
+  }
   const View qkv = take(work_.qkv, n);
   const View q = take(work_.q, n);
   const View mixed = take(work_.mixed, n);
@@ -355,13 +388,17 @@ void Decoder::select(int index, KvCache& cache) {
 void Decoder::feed_forward(int index, int64_t n) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   if (!layer.router.empty()) return mixture(layer, index, n);
-  const View inner = take(work_.inner, n);
+  gated(layer.gate_up, layer.down, take(work_.inner, n), n);
+}
+
+/// hidden += down (silu(gate normed) * up normed)
+void Decoder::gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, int64_t n) {
   ops::linear(backend_, {.x = take(work_.normed, n),
-                         .w = layer.gate_up,
+                         .w = gate_up,
                          .bias = {},
                          .activation = ops::Activation::silu_mul,
                          .out = inner});
-  ops::linear(backend_, {.x = inner, .w = layer.down, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
+  ops::linear(backend_, {.x = inner, .w = down, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
 }
 
 void Decoder::mixture(const Layer& layer, int index, int64_t n) {
@@ -372,7 +409,15 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   const View weights = take(work_.expert_weights, n);
   const View places = take(work_.places, n);
   ops::linear(backend_, {.x = take(work_.exact_input, n), .w = layer.router, .bias = {}, .out = logits});
-  ops::moe_route(backend_, {logits, moe.normalise_weights, experts, weights});
+  ops::MoeRoute route{logits, moe.normalise_weights, experts, weights};
+  if (moe.router) {
+    route.score = ops::RouterScore::sigmoid;
+    route.bias = layer.router_bias.view();
+    route.groups = moe.router->groups;
+    route.groups_kept = moe.router->groups_kept;
+    route.factor = static_cast<float>(moe.router->factor);
+  }
+  ops::moe_route(backend_, route);
   probe("router_logits", index, logits);
   probe("router_experts", index, experts);
   probe("router_weights", index, weights);
@@ -386,6 +431,7 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   ops::grouped_linear(backend_, {normed, layer.expert_gate_up, token_rows, offsets, ops::Activation::silu_mul, inner});
   ops::grouped_linear(backend_, {inner, layer.expert_down, {}, offsets, ops::Activation::none, out});
   ops::moe_combine(backend_, {out, places, weights, take(work_.hidden, n)});
+  if (moe.shared_experts > 0) gated(layer.shared_gate_up, layer.shared_down, take(work_.shared_inner, n), n);
 }
 
 }  // namespace keye::model

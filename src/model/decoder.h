@@ -1,8 +1,9 @@
-// The Qwen3 decoder, dense or mixture-of-experts, with optional sparse attention.
+// The decoder: Qwen3's, dense or mixture-of-experts, with optional sparse attention, or DeepSeek-V3's.
 #pragma once
 
 #include <vector>
 
+#include "model/latent_attention.h"
 #include "model/model.h"
 
 namespace keye::model {
@@ -34,7 +35,9 @@ class Decoder {
     ops::PackedMatrix down;     // [c, f]
     // Mixture-of-experts layers:
     ops::PackedMatrix router;  // [e, c]
+    Tensor router_bias;        // [e]
     std::vector<ops::PackedMatrix> expert_gate_up, expert_down;
+    ops::PackedMatrix shared_gate_up, shared_down;  // of the experts that every token has, as one
   };
   /// Activations of one step, sized once for options.step_tokens_max rows.
   struct Workspace {
@@ -45,6 +48,7 @@ class Decoder {
     Tensor q;            // [n, h, d]
     Tensor mixed;        // [n, h d]
     Tensor inner;        // [n, f]
+    Tensor shared_inner;  // [n, f of the shared experts]
     Tensor cos, sin;     // [n, d / 2] f32
     Tensor index_cos, index_sin, index_q_gate, index_k, index_q, index_gate;
     Tensor chosen;  // [n, topk] i32
@@ -65,6 +69,8 @@ class Decoder {
   };
 
   void upload(const StepInput& input);
+  void list_attention(WeightList& list, Layer& layer, const std::string& prefix);
+  void list_feed_forward(WeightList& list, int index, bool fused_experts);
   uint64_t replay_key(const StepInput& input, const KvCache& cache, const View& logits) const;
   void layers(const StepInput& input, KvCache& cache, View logits);
   void embed(const StepInput& input);
@@ -73,6 +79,7 @@ class Decoder {
   void index_tokens(int index, KvCache& cache);
   void select(int index, KvCache& cache);
   void feed_forward(int index, int64_t n);
+  void gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, int64_t n);
   void mixture(const Layer& layer, int index, int64_t n);
   void split_rows(const StepInput& input);
   View take(Tensor& tensor, int64_t n) { return rows(tensor.view(), 0, n); }
@@ -85,6 +92,7 @@ class Decoder {
   ops::Backend& backend_;
   DType dtype_;
   KvSpec kv_spec_;
+  std::optional<LatentAttention> latent_;
   ConstView embeddings_;
   std::vector<Layer> layers_;
   Tensor final_norm_;

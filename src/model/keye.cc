@@ -34,6 +34,7 @@ class KeyeModel final : public Model {
 
   WeightList list_weights(const Layout& layout) {
     WeightList list;
+    list.allow_blocks(config_.quantisation);
     decoder_.list_weights(list, layout.fused_experts);
     if (vision_) vision_->list_weights(list, layout.norm_before_merge);
     return list;
@@ -95,12 +96,22 @@ Result<void> check_options(const ModelConfig& config, const ModelOptions& option
     return make_error(ErrorCode::invalid_argument, "sparse attention", "top-k should be positive, got {}",
                       attention.topk);
   }
+  if (config.text.latent && attention.value_dtype != attention.key_dtype) {
+    return make_error(ErrorCode::invalid_argument, "KV cache",
+                      "{} keeps keys and values in one: they have the same element type", config.architecture);
+  }
   for (const auto& dtype : {attention.key_dtype, attention.value_dtype}) {
     if (!dtype || *dtype == options.dtype || *dtype == DType::i8 || *dtype == DType::f8_e4m3) continue;
     return make_error(ErrorCode::unsupported, "KV cache", "in {} beside a model in {}: it can be {}, i8 or f8_e4m3",
                       dtype_name(*dtype), dtype_name(options.dtype), dtype_name(options.dtype));
   }
   return {};
+}
+
+Result<void> check_device(const ModelConfig& config, const ops::Backend& backend) {
+  if (!config.text.latent || backend.has_latent_attention()) return {};
+  return make_error(ErrorCode::unsupported, backend.name(), "{} has latent attention, which is not there yet; use the CPU",
+                    config.architecture);
 }
 
 }  // namespace
@@ -117,6 +128,7 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared
                                           ops::Backend& backend, const ModelOptions& options,
                                           const LoadProgress& progress) {
   KEYE_TRY_VOID(check_options(config, options));
+  KEYE_TRY_VOID(check_device(config, backend));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   const WeightList list = model->list_weights(layout_of(config, *checkpoint));
   KEYE_TRY_VOID(checkpoint->load(list, backend, options.dtype, progress, model->storage()));
@@ -127,6 +139,7 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared
 Result<std::unique_ptr<Model>> random_model(const ModelConfig& config, ops::Backend& backend,
                                             const ModelOptions& options, uint64_t seed) {
   KEYE_TRY_VOID(check_options(config, options));
+  KEYE_TRY_VOID(check_device(config, backend));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   fill_random(model->list_weights({}), backend, options.dtype, seed, model->storage());
   return std::unique_ptr<Model>(std::move(model));

@@ -116,6 +116,50 @@ int64_t WeightList::parameters() const {
   return sum;
 }
 
+void dequantise_blocks(const ConstView& codes, const ConstView& scales, const BlockQuantisation& blocks, float* out) {
+  const int64_t cols = codes.shape[1];
+  for (int64_t r = 0; r < codes.shape[0]; ++r, out += cols) {
+    convert_to_float(codes.dtype, codes.as<uint8_t>() + r * cols, out, static_cast<size_t>(cols));
+    const float* scale = scales.as<float>() + r / blocks.rows * scales.shape[1];
+    for (int64_t c = 0; c < cols; ++c) out[c] *= scale[c / blocks.cols];
+  }
+}
+
+namespace {
+
+constexpr std::string_view kScaleSuffix = "_scale_inv";
+
+Shape scale_shape(const Shape& matrix, const BlockQuantisation& blocks) {
+  return {(matrix[0] + blocks.rows - 1) / blocks.rows, (matrix[1] + blocks.cols - 1) / blocks.cols};
+}
+
+/// Matrices whose blocks were multiplied by their scales, for as long as parts of them are wanted.
+class Dequantised {
+ public:
+  explicit Dequantised(const std::optional<BlockQuantisation>& blocks) : blocks_(blocks) {}
+
+  /// Forgets all but those of these parts.
+  void keep(const std::vector<MatrixPart>& parts) {
+    std::erase_if(matrices_, [&](const auto& entry) {
+      return std::none_of(parts.begin(), parts.end(), [&](const MatrixPart& part) { return part.name == entry.first; });
+    });
+  }
+  const float* get(const std::string& name, const ConstView& codes, const ConstView& scales) {
+    const auto [at, is_new] = matrices_.try_emplace(name);
+    if (is_new) {
+      at->second.resize(static_cast<size_t>(codes.elements()));
+      dequantise_blocks(codes, scales, *blocks_, at->second.data());
+    }
+    return at->second.data();
+  }
+
+ private:
+  std::optional<BlockQuantisation> blocks_;
+  std::map<std::string, std::vector<float>> matrices_;
+};
+
+}  // namespace
+
 Result<Checkpoint> Checkpoint::open(const Path& folder) {
   Checkpoint checkpoint;
   KEYE_TRY(const auto names, shard_names(folder));
@@ -146,7 +190,19 @@ Result<void> Checkpoint::check(const WeightList& list) const {
   std::vector<std::string> missing;
   std::vector<std::string> misshaped;
   std::vector<std::string> unexpected;
-  std::set<std::string_view> wanted;
+  std::set<std::string, std::less<>> wanted;
+  const auto check_scales = [&](const MatrixPart& part) {
+    const std::string name = part.name + std::string(kScaleSuffix);
+    const Shape shape = scale_shape(part.stored, *list.blocks());
+    wanted.insert(name);
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) {
+      missing.push_back(fmt::format("{} {}", name, shape.to_string()));
+    } else if (const ConstView& view = found->second.view; !(view.shape == shape) || view.dtype != DType::f32) {
+      misshaped.push_back(fmt::format("{}: expected f32 {}, found {} {}", name, shape.to_string(),
+                                      dtype_name(view.dtype), view.shape.to_string()));
+    }
+  };
   for (const WeightList::Entry& entry : list.entries()) {
     for (const MatrixPart& part : entry.parts) {
       if (!wanted.insert(part.name).second) continue;
@@ -157,7 +213,9 @@ Result<void> Checkpoint::check(const WeightList& list) const {
         misshaped.push_back(fmt::format("{}: expected {}, found {}", part.name, part.stored.to_string(),
                                         found->second.view.shape.to_string()));
       } else if (const DType dtype = found->second.view.dtype;
-                 dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
+                 dtype == DType::f8_e4m3 && list.blocks() && entry.matrix != nullptr && part.stored.rank() == 2) {
+        check_scales(part);
+      } else if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
         misshaped.push_back(fmt::format("{}: expected bf16, f16 or f32, found {}", part.name, dtype_name(dtype)));
       }
     }
@@ -188,6 +246,7 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
       total += static_cast<size_t>(part.rows * part.cols) * dtype_bytes(stored.dtype);
     }
   }
+  Dequantised dequantised(list.blocks());
   for (const WeightList::Entry& entry : list.entries()) {
     if (entry.table != nullptr) {
       *entry.table = upload_table(tensors_.find(entry.parts[0].name)->second.view, backend, storage);
@@ -203,11 +262,18 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
       continue;
     }
     std::vector<ops::StridedMatrix> blocks;
+    dequantised.keep(entry.parts);
     for (const MatrixPart& part : entry.parts) {
       const ConstView& stored = tensors_.find(part.name)->second.view;
+      const void* data = stored.data;
+      DType stored_dtype = stored.dtype;
+      if (stored.dtype == DType::f8_e4m3) {
+        data = dequantised.get(part.name, stored, tensors_.find(part.name + std::string(kScaleSuffix))->second.view);
+        stored_dtype = DType::f32;
+      }
       const auto* start =
-          static_cast<const std::byte*>(stored.data) + static_cast<size_t>(part.offset) * dtype_bytes(stored.dtype);
-      blocks.push_back({start, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride});
+          static_cast<const std::byte*>(data) + static_cast<size_t>(part.offset) * dtype_bytes(stored_dtype);
+      blocks.push_back({start, stored_dtype, part.rows, part.cols, part.row_stride, part.col_stride});
     }
     *entry.matrix =
         ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = entry.always_f32 ? DType::f32 : dtype});

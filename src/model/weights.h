@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/result.h"
+#include "model/config.h"
 #include "ops/backend.h"
 #include "tensor/safetensors.h"
 #include "tensor/tensor.h"
@@ -44,6 +45,8 @@ class WeightList {
   void vector(std::string name, Shape shape, Tensor* to);
   /// Left where it is in the mapped file (f32, f16 or bf16), for tables of which a step reads a few rows.
   void table(std::string name, Shape shape, ConstView* to);
+  /// The stored matrices may be e4m3 with block scales (`NAME_scale_inv`).
+  void allow_blocks(const std::optional<BlockQuantisation>& blocks) { blocks_ = blocks; }
   /// Names that may be present and are not needed: every name with one of these as a part.
   void ignore(std::string part) { ignored_.push_back(std::move(part)); }
 
@@ -56,6 +59,7 @@ class WeightList {
     ConstView* table = nullptr;
   };
   const std::vector<Entry>& entries() const { return entries_; }
+  const std::optional<BlockQuantisation>& blocks() const { return blocks_; }
   bool ignores(std::string_view name) const;
 
   /// Elements of all tensors on the list, each once.
@@ -64,7 +68,11 @@ class WeightList {
  private:
   std::vector<Entry> entries_;
   std::vector<std::string> ignored_;
+  std::optional<BlockQuantisation> blocks_;
 };
+
+/// out[r, c] = codes[r, c] scales[r / blocks.rows, c / blocks.cols]: codes e4m3, scales f32.
+void dequantise_blocks(const ConstView& codes, const ConstView& scales, const BlockQuantisation& blocks, float* out);
 
 /// done and total in bytes of stored weights.
 using LoadProgress = std::function<void(size_t done, size_t total)>;

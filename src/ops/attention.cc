@@ -38,13 +38,23 @@ HeadShape check_heads(const ConstView& q, const KvPlane& k, const KvPlane& v) {
   check_head_dim(shape.d);
   check_view("q", q, {shape.n, shape.h, shape.d}, {q.dtype});
   check_plane(k, "k", PlaneLayout::keys, q.dtype, shape.d);
-  check_plane(v, "v", PlaneLayout::values, q.dtype, shape.d);
+  check_plane(v, "v", PlaneLayout::values, q.dtype, v.dim);
+  KEYE_CHECK(v.dim <= shape.d && v.dim % 2 == 0, "v has dim {}, k {}", v.dim, shape.d);
   KEYE_CHECK(k.heads == v.heads && shape.h % k.heads == 0, "{} query heads over {} key and {} value heads", shape.h,
              k.heads, v.heads);
   return shape;
 }
 
 }  // namespace
+
+void check_slots(const Indices& slots, int64_t n) {
+  KEYE_CHECK(static_cast<int64_t>(slots.size()) == n, "{} slots for {} tokens", slots.size(), n);
+  for (size_t t = 0; t < slots.size(); ++t) {
+    KEYE_CHECK(slots[t] >= 0, "slot {}", slots[t]);
+    KEYE_CHECK(t == 0 || slots[t] / kPageTokens != slots[t - 1] / kPageTokens || slots[t] == slots[t - 1] + 1,
+               "slot {} after slot {}", slots[t], slots[t - 1]);
+  }
+}
 
 void attention_input(Backend& backend, const AttentionInput& op) {
   const auto [n, h, d] = check_heads(op.q, op.k, op.v);
@@ -53,19 +63,16 @@ void attention_input(Backend& backend, const AttentionInput& op) {
   check_view("k_norm", op.k_norm, {d}, {DType::f32});
   check_view("cos", op.cos, {n, d / 2}, {DType::f32});
   check_view("sin", op.sin, {n, d / 2}, {DType::f32});
-  KEYE_CHECK(static_cast<int64_t>(op.slots.size()) == n, "{} slots for {} tokens", op.slots.size(), n);
-  for (size_t t = 0; t < op.slots.size(); ++t) {
-    KEYE_CHECK(op.slots[t] >= 0, "slot {}", op.slots[t]);
-    KEYE_CHECK(
-        t == 0 || op.slots[t] / kPageTokens != op.slots[t - 1] / kPageTokens || op.slots[t] == op.slots[t - 1] + 1,
-        "slot {} after slot {}", op.slots[t], op.slots[t - 1]);
-  }
+  KEYE_CHECK(op.v.dim == d, "v has dim {}, k {}", op.v.dim, d);
+  check_slots(op.slots, n);
   backend.do_attention_input(op);
 }
 
 void paged_attention(Backend& backend, const PagedAttention& op) {
   const auto [n, h, d] = check_heads(op.q, op.k, op.v);
-  check_view("out", op.out, {n, h * d}, {op.q.dtype});
+  check_view("out", op.out, {n, h * op.v.dim}, {op.q.dtype});
+  KEYE_CHECK(d == op.v.dim || backend.has_latent_attention(), "{}: keys of {} and values of {}", backend.name(), d,
+             op.v.dim);
   KEYE_CHECK(op.scale > 0, "scale {}", op.scale);
   if (!op.chosen.empty()) {
     KEYE_CHECK(op.chosen.shape.rank() == 2, "chosen is {}", op.chosen.shape.to_string());

@@ -11,7 +11,10 @@ namespace keye::ops {
 
 class Backend;
 
-inline constexpr int kHeadDimMax = 256;
+inline constexpr int kHeadDimMax = 576;
+
+/// Ends the process unless `slots` are those of n new tokens, as AttentionInput has them.
+void check_slots(const Indices& slots, int64_t n);
 
 /// What stands between a layer's q|k|v product and its attention: per-head RMSNorm of q and k, rotation of the pairs
 /// (i, i + d/2), and the write of k and v into the cache.
@@ -38,7 +41,7 @@ void attention_input(Backend& backend, const AttentionInput& op);
 /// of `chosen` names.
 ///   q       [n, h, d] bf16 or f32     k, v  planes of g heads (h % g == 0), as in AttentionInput
 ///   chosen  [n, m] i32, or empty: indices in [0, i], ascending, at least one; then -1. Needs planes in the layout rows
-///   out     [n, h d] dtype of q
+///   out     [n, h w] dtype of q, w being the width of v's heads: at most d
 /// Keys are visited in order, 64 at a time, with running maximum and sum: a row's result depends on its own length or
 /// choice alone. A choice of all indices gives the bits that no choice gives, and planes of one dtype the same bits in
 /// every layout.

@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "ops/attention.h"
 #include "ops/indexer.h"
+#include "ops/latent.h"
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/norm.h"
@@ -75,6 +76,12 @@ class Backend {
   virtual void do_paged_attention(const PagedAttention& op) = 0;
   virtual void do_indexer_input(const IndexerInput& op) = 0;
   virtual void do_sparse_select(const SparseSelect& op) = 0;
+  /// Whether the device has what DeepSeek-V3's layers need: the three ops here, keys wider than values in
+  /// paged_attention, and moe_route by sigmoid.
+  virtual bool has_latent_attention() const { return false; }
+  virtual void do_latent_input(const LatentInput& op);
+  virtual void do_latent_query(const LatentQuery& op);
+  virtual void do_swap_axes(const SwapAxes& op);
   virtual void do_moe_route(const MoeRoute& op) = 0;
   virtual void do_moe_group(const MoeGroup& op) = 0;
   virtual void do_moe_combine(const MoeCombine& op) = 0;

@@ -10,14 +10,26 @@ namespace keye::ops {
 
 class Backend;
 
-/// Softmax over all e experts, then the k largest (ties: lower index), in descending order; divided by their sum if
-/// normalise. Both sums run in order, over the experts and over the ranks.
-///   logits  [n, e] f32     experts  [n, k] i32 out     weights  [n, k] f32 out
+/// How a token's logits become its choice of experts.
+///   softmax  Qwen3: over all experts; the k largest
+///   sigmoid  DeepSeek-V3: of each logit alone. To choose, `bias` is added to it. The experts stand in `groups` groups of
+///            equal size; a group's rank is the sum of its two best (of its only one), and the k largest of the
+///            `groups_kept` best groups are chosen. Their weights are without the bias.
+enum class RouterScore : uint8_t { softmax, sigmoid };
+
+/// The k chosen experts (ties: lower index) in descending order of what they were chosen by, and their weights: divided
+/// by their sum if normalise, then multiplied by `factor`. Sums run in order, over the experts and over the ranks.
+///   logits  [n, e] f32     bias  [e] f32 (sigmoid), or empty     experts  [n, k] i32 out     weights  [n, k] f32 out
 struct MoeRoute {
   ConstView logits;
   bool normalise;
   View experts;
   View weights;
+  RouterScore score = RouterScore::softmax;
+  ConstView bias = {};
+  int groups = 1;
+  int groups_kept = 1;
+  float factor = 1;
 };
 void moe_route(Backend& backend, const MoeRoute& op);
 

@@ -43,6 +43,66 @@ TEST(Moe, TiesGoToTheLowerExpert) {
   EXPECT_FLOAT_EQ(sum, 1.0F);
 }
 
+/// DeepSeek-V3's choice written out: 8 experts in 4 groups.
+TEST(Moe, GroupsAreRankedByTheirTwoBest) {
+  const auto backend = make_ref_backend();
+  // Sigmoids near 0.9 and 0.02, 0.5 and 0.5, 0.73 and 0.27, 0.12 and 0.12: the second group beats the first.
+  const float logits[] = {2.2F, -4.0F, 0.0F, 0.0F, 1.0F, -1.0F, -2.0F, -2.0F};
+  const float no_bias[8] = {};
+  const auto choose = [&](const float* bias, int kept, int k, bool normalise, float factor) {
+    Routed result{Tensor(DType::i32, {1, k}), Tensor(DType::f32, {1, k})};
+    moe_route(*backend, {.logits = {logits, DType::f32, {1, 8}},
+                         .normalise = normalise,
+                         .experts = result.experts.view(),
+                         .weights = result.weights.view(),
+                         .score = RouterScore::sigmoid,
+                         .bias = {bias, DType::f32, {8}},
+                         .groups = 4,
+                         .groups_kept = kept,
+                         .factor = factor});
+    return result;
+  };
+  const auto ids = [](const Routed& routed) {
+    const int32_t* experts = routed.experts.as<int32_t>();
+    return std::vector<int32_t>(experts, experts + routed.experts.shape().elements());
+  };
+  EXPECT_EQ(ids(choose(no_bias, 1, 2, false, 1)), (std::vector<int32_t>{2, 3}));  // 1.0 and 1.0: the first of equals
+  EXPECT_EQ(ids(choose(no_bias, 2, 2, false, 1)), (std::vector<int32_t>{4, 2}));
+  EXPECT_EQ(ids(choose(no_bias, 4, 3, false, 1)), (std::vector<int32_t>{0, 4, 2}));
+  // A bias chooses, and does not weigh.
+  const float bias[] = {0, 0, 0, 0, 0, 0, 5.0F, 0};
+  const Routed biased = choose(bias, 1, 2, true, 2.5F);
+  EXPECT_EQ(ids(biased), (std::vector<int32_t>{6, 7}));
+  for (int j = 0; j < 2; ++j) EXPECT_FLOAT_EQ(biased.weights.as<float>()[j], 1.25F);
+  EXPECT_FLOAT_EQ(choose(bias, 1, 1, false, 2.5F).weights.as<float>()[0], 2.5F / (1 + std::exp(2.0F)));
+}
+
+TEST(Moe, ASigmoidRouteDoesNotDependOnItsBatch) {
+  const Tensor logits = random_tensor({150, 256}, 2, 4.0F);
+  const Tensor bias = random_tensor({256}, 3, 0.1F);
+  const auto choose = [&](Backend& on, int64_t begin, int64_t end) {
+    Routed result{Tensor(DType::i32, {end - begin, 8}), Tensor(DType::f32, {end - begin, 8})};
+    moe_route(on, {.logits = rows(logits.view(), begin, end),
+                   .normalise = true,
+                   .experts = result.experts.view(),
+                   .weights = result.weights.view(),
+                   .score = RouterScore::sigmoid,
+                   .bias = bias.view(),
+                   .groups = 8,
+                   .groups_kept = 4,
+                   .factor = 2.5F});
+    return result;
+  };
+  const Routed expected = choose(*make_ref_backend(), 0, 150);
+  for (const auto& backend : cpu_backends()) {
+    const Routed whole = choose(*backend, 0, 150);
+    EXPECT_TRUE(same_bits(whole.experts.view(), expected.experts.view())) << backend->name();
+    EXPECT_TRUE(same_bits(whole.weights.view(), expected.weights.view())) << backend->name();
+    const Routed alone = choose(*backend, 77, 78);
+    EXPECT_TRUE(same_bits(alone.weights.view(), rows(expected.weights.view(), 77, 78))) << backend->name();
+  }
+}
+
 TEST(Moe, ANanStillNamesDistinctExperts) {
   const auto backend = make_ref_backend();
   float logits[] = {1.0F, std::numeric_limits<float>::quiet_NaN(), 3.0F};

@@ -23,6 +23,7 @@ enum class PlaneLayout : uint8_t { keys, values, rows };
 ///   values  bf16 [page][head][32][dim][2]         f32 [page][head][64][dim]
 ///   rows    bf16, f32 [page][head][64][dim]
 ///           i8, f8_e4m3 [page][head]: [64][dim], then [64] f32 scales that the elements are multiplied by
+/// In the layout rows a plane may be a view of the first `dim` elements of wider rows, which `stride` then counts.
 /// dim is even. A page's bytes are finite at all times: writing slot 0 of a page clears the rest of the page.
 struct KvPlane {
   std::byte* data = nullptr;
@@ -30,10 +31,11 @@ struct KvPlane {
   PlaneLayout layout = PlaneLayout::keys;
   int heads = 0;
   int dim = 0;
+  int stride = 0;  // 0: dim
 
   bool scaled() const { return dtype == DType::i8 || dtype == DType::f8_e4m3; }
-  /// One token's elements in the layout `rows`.
-  size_t row_bytes() const { return static_cast<size_t>(dim) * dtype_bytes(dtype); }
+  /// From one token to the next in the layout `rows`.
+  size_t row_bytes() const { return static_cast<size_t>(stride != 0 ? stride : dim) * dtype_bytes(dtype); }
   size_t head_bytes() const {
     return static_cast<size_t>(kPageTokens) * (row_bytes() + (scaled() ? sizeof(float) : 0));
   }

@@ -21,7 +21,7 @@ constexpr size_t kRequestsMax = 16;
 struct Parsed {
   std::vector<HttpRequest> requests;
   int refusal = 0;
-  std::string rest;
+  size_t used = 0;  // bytes of the requests; of one that is not whole, the parser may have taken some or none
 };
 
 void check_request(const HttpRequest& request) {
@@ -41,16 +41,19 @@ void check_request(const HttpRequest& request) {
 Parsed parse(std::string_view bytes, std::string_view steps) {
   Parsed parsed;
   HttpParser parser(kLimits);
+  std::string rest;
+  size_t given = 0;
   for (size_t part = 0; !bytes.empty() && parsed.refusal == 0 && parsed.requests.size() < kRequestsMax; ++part) {
     size_t count = bytes.size();
     if (!steps.empty()) count = static_cast<uint8_t>(steps[part % steps.size()]);
     const std::string_view next = bytes.substr(0, count == 0 ? 1 : count);
     bytes.remove_prefix(next.size());
-    parsed.rest += next;
-    while (!parsed.rest.empty() && parsed.requests.size() < kRequestsMax) {
-      const size_t before = parsed.rest.size();
-      const HttpParser::State state = parser.push(parsed.rest);
-      KEYE_CHECK(parsed.rest.size() <= before && state == parser.state());
+    rest += next;
+    given += next.size();
+    while (!rest.empty() && parsed.requests.size() < kRequestsMax) {
+      const size_t before = rest.size();
+      const HttpParser::State state = parser.push(rest);
+      KEYE_CHECK(rest.size() <= before && state == parser.state());
       if (state == HttpParser::State::failed) {
         parsed.refusal = parser.refusal().status;
         KEYE_CHECK(parsed.refusal == 400 || parsed.refusal == 413 || parsed.refusal == 417 || parsed.refusal == 431);
@@ -59,11 +62,11 @@ Parsed parse(std::string_view bytes, std::string_view steps) {
       }
       if (state != HttpParser::State::done) break;
       parsed.requests.push_back(parser.take());
+      parsed.used = given - rest.size();
       check_request(parsed.requests.back());
       parser = HttpParser(kLimits);
     }
   }
-  parsed.rest += bytes;
   return parsed;
 }
 
@@ -99,6 +102,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   KEYE_CHECK(whole.requests.size() == cut.requests.size());
   for (size_t i = 0; i < whole.requests.size(); ++i) KEYE_CHECK(same(whole.requests[i], cut.requests[i]));
   KEYE_CHECK((whole.refusal == 0) == (cut.refusal == 0), "{} and {}", whole.refusal, cut.refusal);
-  if (whole.refusal == 0) KEYE_CHECK(whole.rest == cut.rest);
+  KEYE_CHECK(whole.used == cut.used);
   return 0;
 }

@@ -82,7 +82,7 @@ class PagedRun {
  public:
   PagedRun(const PagedAttention& op, const AttentionPlan& plan, const AttentionKernels& kernels,
            const RowKernels& row_kernels, void* shared)
-      : op_(op), plan_(plan), kernels_(kernels), row_kernels_(row_kernels), dim_(static_cast<int>(op.q.shape[2])) {
+      : op_(op), plan_(plan), kernels_(kernels), row_kernels_(row_kernels) {
     tiles_ = static_cast<Tile*>(shared);
     unit_tiles_ = reinterpret_cast<int32_t*>(tiles_ + plan.tiles);
     states_ = reinterpret_cast<float*>(static_cast<std::byte*>(shared) + lists_bytes(plan));
@@ -97,9 +97,9 @@ class PagedRun {
     });
   }
 
-  static size_t shared_bytes(const AttentionPlan& plan, int kv_heads, int dim) {
+  static size_t shared_bytes(const AttentionPlan& plan, int kv_heads, int value_dim) {
     const size_t states = plan.split ? static_cast<size_t>(plan.units * plan.head_sets(kv_heads)) : 0;
-    return lists_bytes(plan) + states * state_floats(plan, dim) * sizeof(float);
+    return lists_bytes(plan) + states * state_floats(plan, value_dim) * sizeof(float);
   }
 
   int64_t head_sets() const { return plan_.head_sets(op_.k.heads); }
@@ -129,7 +129,7 @@ class PagedRun {
     const Tile& t = tiles_[tile];
     float* first = state(t.unit, head);
     for (int64_t i = 1; i < t.units; ++i) {
-      kernels_.combine(first, state(t.unit + i, head), t.tokens * heads_of(head).rows(), dim_,
+      kernels_.combine(first, state(t.unit + i, head), t.tokens * heads_of(head).rows(), value_dim_,
                        scale_for_powers_of_two(op_.scale));
     }
     write(t, head, first);
@@ -150,11 +150,11 @@ class PagedRun {
         static_cast<size_t>(plan.tiles) * sizeof(Tile) + static_cast<size_t>(plan.units) * sizeof(int32_t);
     return (bytes + 63) / 64 * 64;
   }
-  static size_t state_floats(const AttentionPlan& plan, int dim) {
-    return static_cast<size_t>(plan.tile_tokens * plan.group * plan.kv_heads) * state_stride(dim);
+  static size_t state_floats(const AttentionPlan& plan, int value_dim) {
+    return static_cast<size_t>(plan.tile_tokens * plan.group * plan.kv_heads) * state_stride(value_dim);
   }
   float* state(int64_t unit, int64_t head) const {
-    return states_ + static_cast<size_t>(unit * head_sets() + head) * state_floats(plan_, dim_);
+    return states_ + static_cast<size_t>(unit * head_sets() + head) * state_floats(plan_, value_dim_);
   }
 
   Heads heads_of(int64_t set) const {
@@ -178,7 +178,7 @@ class PagedRun {
                                                  : Elements::same;
     }
     return {reinterpret_cast<const unsigned char*>(plane.block(0, first_head)), plane.page_bytes(), plane.head_bytes(),
-            elements};
+            plane.row_bytes(), elements};
   }
 
   /// Calls visit(row of the tile, row of the step, query head) for every row of a tile.
@@ -194,9 +194,9 @@ class PagedRun {
     }
   }
 
-  /// Where a row's head lies in q and in out, in bytes.
-  int64_t offset(int64_t row, int64_t head) const {
-    return (row * op_.q.shape[1] + head) * dim_ * static_cast<int64_t>(dtype_bytes(op_.q.dtype));
+  /// Where a row's head lies in q or, of another width, in out, in bytes.
+  int64_t offset(int64_t row, int64_t head, int dim) const {
+    return (row * op_.q.shape[1] + head) * dim * static_cast<int64_t>(dtype_bytes(op_.q.dtype));
   }
 
   AttentionTile prepare(const Tile& t, int64_t set, const TileScratch& scratch) const {
@@ -212,7 +212,7 @@ class PagedRun {
                                     tile.chosen);
     }
     for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
-      scratch.queries[r] = static_cast<const std::byte*>(op_.q.data) + offset(row, head);
+      scratch.queries[r] = static_cast<const std::byte*>(op_.q.data) + offset(row, head, dim_);
       scratch.limits[r] =
           tile.chosen != nullptr ? choice : static_cast<int32_t>(t.sequence->context + row - t.sequence->first_row + 1);
     });
@@ -220,6 +220,7 @@ class PagedRun {
     tile.heads = heads.kv_count;
     tile.rows = t.tokens * heads.count;
     tile.dim = dim_;
+    tile.value_dim = value_dim_;
     tile.scale = scale_for_powers_of_two(op_.scale);
     tile.limits = scratch.limits;
     tile.keys = tile_plane(op_.k, heads.kv_first);
@@ -234,10 +235,11 @@ class PagedRun {
 
   void write(const Tile& t, int64_t set, float* states) const {
     const Heads heads = heads_of(set);
-    kernels_.finish(states, t.tokens * heads.rows(), dim_);
+    kernels_.finish(states, t.tokens * heads.rows(), value_dim_);
     for_each_row(t, heads, [&](int r, int64_t row, int64_t head) {
-      round_to(row_kernels_, op_.out.dtype, dim_, states + static_cast<size_t>(r) * state_stride(dim_) + kStateMix,
-               static_cast<std::byte*>(op_.out.data) + offset(row, head));
+      round_to(row_kernels_, op_.out.dtype, value_dim_,
+               states + static_cast<size_t>(r) * state_stride(value_dim_) + kStateMix,
+               static_cast<std::byte*>(op_.out.data) + offset(row, head, value_dim_));
     });
   }
 
@@ -245,7 +247,8 @@ class PagedRun {
   const AttentionPlan& plan_;
   const AttentionKernels& kernels_;
   const RowKernels& row_kernels_;
-  int dim_;
+  int dim_ = static_cast<int>(op_.q.shape[2]);
+  int value_dim_ = op_.v.dim;
   Tile* tiles_;
   int32_t* unit_tiles_;
   float* states_;
@@ -331,7 +334,7 @@ void CpuBackend::do_paged_attention(const PagedAttention& op) {
   const auto dim = static_cast<int>(op.q.shape[2]);
   const AttentionPlan plan = plan_attention(op, pool_.size());
   const PagedRun run(op, plan, *kernels, *row_kernels(isa_),
-                     shared_scratch(PagedRun::shared_bytes(plan, op.k.heads, dim)));
+                     shared_scratch(PagedRun::shared_bytes(plan, op.k.heads, op.v.dim)));
   const auto tile_scratch = [&](int worker) {
     return TileScratch(scratch(worker, TileScratch(nullptr, dim).bytes), dim);
   };

@@ -43,6 +43,7 @@ struct TilePlane {
   const unsigned char* data = nullptr;
   size_t page_bytes = 0;
   size_t head_bytes = 0;
+  size_t row_bytes = 0;  // from token to token, unless packed
   Elements elements = Elements::packed;
 };
 
@@ -54,6 +55,7 @@ struct AttentionTile {
   int heads = 1;
   int rows = 0;
   int dim = 0;
+  int value_dim = 0;                // at most dim: it may be that the values are the beginnings of the keys
   float scale = 0;                  // times log2(e): the kernels work with powers of two
   const int32_t* limits = nullptr;  // [rows]
   TilePlane keys;
@@ -64,7 +66,7 @@ struct AttentionTile {
   int last_page = 0;                // one past the last
   float* work = nullptr;            // [attention_work_floats]
   unsigned char* packed = nullptr;  // [packed_page_bytes]: where pages that are not packed will be
-  float* state = nullptr;           // [heads][rows][state_stride], written
+  float* state = nullptr;           // [heads][rows][state_stride(value_dim)], written
 };
 
 /// Memory for one head's packed page of keys and values: elements of up to 32 bits, scales, a few rows on their way,

@@ -39,6 +39,9 @@ class CpuBackend final : public RefBackend {
   void do_vision_attention(const VisionAttention& op) override;   // cpu/vision_attention.cc
   void do_indexer_input(const IndexerInput& op) override;         // cpu/indexer.cc
   void do_sparse_select(const SparseSelect& op) override;         // cpu/indexer.cc
+  void do_latent_input(const LatentInput& op) override;           // cpu/latent.cc
+  void do_latent_query(const LatentQuery& op) override;           // cpu/latent.cc
+  void do_swap_axes(const SwapAxes& op) override;                 // cpu/latent.cc
   void do_moe_route(const MoeRoute& op) override;                 // cpu/moe.cc
   void do_moe_combine(const MoeCombine& op) override;             // cpu/moe.cc
   void do_add_position_grid(const AddPositionGrid& op) override;  // cpu/rows.cc

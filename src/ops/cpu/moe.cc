@@ -7,10 +7,11 @@ void CpuBackend::do_moe_route(const MoeRoute& op) {
   // An exponential costs about as much as streaming 32 bytes, a look at a candidate as much as 8.
   const int64_t row_cost = op.logits.shape[1] * (32 + 8 * op.experts.shape[1]);
   for_each_range(pool_, op.logits.shape[0], row_cost, [&](int64_t begin, int64_t end, int) {
-    RefBackend::do_moe_route({.logits = rows(op.logits, begin, end),
-                              .normalise = op.normalise,
-                              .experts = rows(op.experts, begin, end),
-                              .weights = rows(op.weights, begin, end)});
+    MoeRoute part = op;
+    part.logits = rows(op.logits, begin, end);
+    part.experts = rows(op.experts, begin, end);
+    part.weights = rows(op.weights, begin, end);
+    RefBackend::do_moe_route(part);
   });
 }
 

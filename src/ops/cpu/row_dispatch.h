@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "base/thread_pool.h"
 #include "ops/cpu/isa.h"
 #include "ops/cpu/row_kernels.h"
+#include "tensor/dtype.h"
 
 namespace keye::ops {
 
@@ -25,6 +27,19 @@ inline const RowKernels* row_kernels(Isa isa) {
 #endif
   static_cast<void>(isa);
   return nullptr;
+}
+
+/// out[i] = x[i] for i < count: f32, f16 or bf16 to f32, f32 to bf16, or a plain copy.
+inline void copy_elements(const RowKernels& kernels, DType from, const void* x, DType to, void* out, int64_t count) {
+  if (from == to) {
+    std::memcpy(out, x, static_cast<size_t>(count) * dtype_bytes(from));
+  } else if (to == DType::bf16) {
+    kernels.narrow_bf16(static_cast<const float*>(x), static_cast<uint16_t*>(out), count);
+  } else if (from == DType::bf16) {
+    kernels.widen_bf16(static_cast<const uint16_t*>(x), static_cast<float*>(out), count);
+  } else {
+    kernels.widen_f16(static_cast<const uint16_t*>(x), static_cast<float*>(out), count);
+  }
 }
 
 /// What one thread should at least have to do before another is worth waking, in bytes read and written: a few

@@ -7,19 +7,6 @@
 namespace keye::ops {
 namespace {
 
-/// out[i] = x[i] for i < count: f32, f16 or bf16 to f32, f32 to bf16, or a plain copy.
-void copy_elements(const RowKernels& kernels, DType from, const void* x, DType to, void* out, int64_t count) {
-  if (from == to) {
-    std::memcpy(out, x, static_cast<size_t>(count) * dtype_bytes(from));
-  } else if (to == DType::bf16) {
-    kernels.narrow_bf16(static_cast<const float*>(x), static_cast<uint16_t*>(out), count);
-  } else if (from == DType::bf16) {
-    kernels.widen_bf16(static_cast<const uint16_t*>(x), static_cast<float*>(out), count);
-  } else {
-    kernels.widen_f16(static_cast<const uint16_t*>(x), static_cast<float*>(out), count);
-  }
-}
-
 const std::byte* row_of(const ConstView& view, int64_t row, int64_t row_bytes) {
   return view.as<std::byte>() + row * row_bytes;
 }

@@ -106,6 +106,7 @@ class VisionRun {
     tile.q = scratch.q;
     tile.rows = piece.count;
     tile.dim = dim_;
+    tile.value_dim = dim_;
     tile.scale = scale_for_powers_of_two(op_.scale);
     tile.limits = scratch.limits;
     tile.keys = {.data = reinterpret_cast<const unsigned char*>(keys_ + offset), .page_bytes = block_bytes()};

@@ -22,7 +22,7 @@ int64_t plane_index(const KvPlane& plane, int slot, int64_t c) {
   const int64_t d = plane.dim;
   switch (plane.layout) {
     case PlaneLayout::rows:
-      return slot * d + c;
+      return slot * int64_t{plane.stride != 0 ? plane.stride : plane.dim} + c;
     case PlaneLayout::keys:
       return plane.dtype == DType::f32 ? c * kPageTokens + slot : ((c / 2) * kPageTokens + slot) * 2 + c % 2;
     case PlaneLayout::values:
@@ -94,6 +94,7 @@ void attend_row(const PagedAttention& op, const SequenceRows& sequence, int64_t 
   const DType dtype = op.q.dtype;
   const int64_t h = op.q.shape[1];
   const int64_t d = op.q.shape[2];
+  const int64_t w = op.v.dim;
   const int kv_head = static_cast<int>(head / (h / op.k.heads));
   const int64_t q0 = (row * h + head) * d;
   const int32_t* chosen = op.chosen.empty() ? nullptr : op.chosen.as<int32_t>() + row * op.chosen.shape[1];
@@ -115,12 +116,12 @@ void attend_row(const PagedAttention& op, const SequenceRows& sequence, int64_t 
       }
       scores[static_cast<size_t>(j)] = dot * op.scale;
     }
-    running.add(dtype, scores, d, [&](size_t j, int64_t c) {
+    running.add(dtype, scores, w, [&](size_t j, int64_t c) {
       const int64_t token = at(first + static_cast<int64_t>(j));
       return element(op.v, block(op.v, token), static_cast<int>(token % kPageTokens), c);
     });
   }
-  for (int64_t c = 0; c < d; ++c) store_element(dtype, op.out.data, q0 + c, running.result(c));
+  for (int64_t c = 0; c < w; ++c) store_element(dtype, op.out.data, (row * h + head) * w + c, running.result(c));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "ops/ref/ref_backend.h"
@@ -20,30 +22,65 @@ void softmax(const float* logits, std::vector<float>& out) {
   for (float& probability : out) probability /= sum;
 }
 
+/// The best that is not taken, the first of equals; takes it.
+size_t take_best(std::span<const float> ranks, std::vector<bool>& taken) {
+  size_t best = ranks.size();
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (!taken[i] && (best == ranks.size() || ranks[i] > ranks[best])) best = i;
+  }
+  taken[best] = true;
+  return best;
+}
+
+/// Takes the experts of all groups but the best.
+void leave_groups(std::span<const float> ranks, int groups, int kept, std::vector<bool>& taken) {
+  const size_t size = ranks.size() / static_cast<size_t>(groups);
+  std::vector<float> group_ranks;
+  for (size_t g = 0; g < static_cast<size_t>(groups); ++g) {
+    float best = -std::numeric_limits<float>::infinity();
+    float second = best;
+    for (const float rank : ranks.subspan(g * size, size)) {
+      second = std::max(second, std::min(best, rank));
+      best = std::max(best, rank);
+    }
+    group_ranks.push_back(size == 1 ? best : best + second);
+  }
+  std::vector<bool> stays(group_ranks.size());
+  for (int i = 0; i < kept; ++i) take_best(group_ranks, stays);
+  for (size_t e = 0; e < ranks.size(); ++e) taken[e] = !stays[e / size];
+}
+
 }  // namespace
 
 void RefBackend::do_moe_route(const MoeRoute& op) {
   const auto e_count = static_cast<size_t>(op.logits.shape[1]);
   const auto k = static_cast<size_t>(op.experts.shape[1]);
   std::vector<float> probabilities(e_count);
+  std::vector<float> ranks(e_count);
   std::vector<bool> taken(e_count);
   for (size_t t = 0; t < static_cast<size_t>(op.logits.shape[0]); ++t) {
-    softmax(op.logits.as<float>() + t * e_count, probabilities);
+    const float* logits = op.logits.as<float>() + t * e_count;
+    std::fill(taken.begin(), taken.end(), false);
+    if (op.score == RouterScore::softmax) {
+      softmax(logits, probabilities);
+      ranks = probabilities;
+    } else {
+      for (size_t e = 0; e < e_count; ++e) {
+        probabilities[e] = 1.0F / (1.0F + std::exp(-logits[e]));
+        ranks[e] = probabilities[e] + op.bias.as<float>()[e];
+      }
+      leave_groups(ranks, op.groups, op.groups_kept, taken);
+    }
     int32_t* experts = op.experts.as<int32_t>() + t * k;
     float* weights = op.weights.as<float>() + t * k;
-    std::fill(taken.begin(), taken.end(), false);
     float sum = 0.0F;
     for (size_t j = 0; j < k; ++j) {
-      size_t best = e_count;
-      for (size_t e = 0; e < e_count; ++e) {
-        if (!taken[e] && (best == e_count || probabilities[e] > probabilities[best])) best = e;
-      }
-      taken[best] = true;
+      const size_t best = take_best(ranks, taken);
       experts[j] = static_cast<int32_t>(best);
       weights[j] = probabilities[best];
       sum += weights[j];
     }
-    for (size_t j = 0; op.normalise && j < k; ++j) weights[j] /= sum;
+    for (size_t j = 0; j < k; ++j) weights[j] = (op.normalise ? weights[j] / sum : weights[j]) * op.factor;
   }
 }
 
