@@ -21,9 +21,10 @@ from storm import check_whole
 from serving import Server, sse_request  # storm.py knows where it is
 
 CHAT = "/v1/chat/completions"
-# A reply of moderate length; one that waits behind all others; one with kilobytes for each token.
+# A reply of moderate length; one that waits behind all others (and is short, should it find a free place after all); one with
+# kilobytes for each token.
 ASK = {"messages": [{"role": "user", "content": "Who are you?"}], "ignore_eos": True, "max_tokens": 16, "n": 1, "stream": True}
-WAITING = {**ASK, "max_tokens": 30000, "priority": -1000}
+WAITING = {**ASK, "priority": -1000}
 UNREAD = {**ASK, "max_tokens": 30000, "logprobs": True, "top_logprobs": 20}
 
 
