@@ -41,7 +41,9 @@ async def active(port: int, clients: int, seconds: float) -> tuple[int, list[flo
             writer.write(sse_request(CHAT, ASK, "Connection: close\r\n"))
             response = b""
             while b"data: " not in response:
-                response += await reader.readline()
+                line = await reader.readline()
+                assert line, response
+                response += line
             first_s.append(time.monotonic() - start)
             response += await asyncio.wait_for(reader.read(-1), 300)
             check_whole(ASK, response)
@@ -70,7 +72,8 @@ def wait_for_quiet(server: Server):
 
 
 def measure(kind: str, options) -> dict:
-    with Server("--write-timeout", 3600, "--idle-timeout", 3600, "--ping-interval", 2, "--max-running-requests", options.active) as server:
+    with Server("--write-timeout", 3600, "--idle-timeout", 3600, "--ping-interval", 2, "--max-running-requests", options.active,
+                "--max-queued-requests", options.streams + 2 * options.active) as server:
         asyncio.run(active(server.port, options.active, 2))  # as large as the active ones make it
         before = server.resident_mb()
         result = {}

@@ -158,6 +158,16 @@ class Dequantised {
   std::map<std::string, std::vector<float>> matrices_;
 };
 
+bool is_whole(const MatrixPart& part) {
+  return part.stored.rank() == 2 && part.offset == 0 && part.rows == part.stored[0] && part.cols == part.stored[1] &&
+         part.row_stride == part.cols && part.col_stride == 1;
+}
+
+bool holds_nan(const ConstView& codes) {
+  const auto* bytes = codes.as<uint8_t>();
+  return std::any_of(bytes, bytes + codes.elements(), [](uint8_t code) { return (code & 0x7f) == 0x7f; });
+}
+
 }  // namespace
 
 Result<Checkpoint> Checkpoint::open(const Path& folder) {
@@ -233,6 +243,20 @@ Result<void> Checkpoint::check(const WeightList& list) const {
   return Error{ErrorCode::corrupt_data, "the weights do not fit config.json\n" + message, {}};
 }
 
+/// The entry's matrices, if they are whole ones of e4m3 with block scales and need not become f32; else none.
+std::vector<ops::StridedMatrix> Checkpoint::matrices_of_codes(const WeightList& list,
+                                                              const WeightList::Entry& entry) const {
+  std::vector<ops::StridedMatrix> matrices;
+  for (const MatrixPart& part : entry.parts) {
+    const ConstView& stored = tensors_.find(part.name)->second.view;
+    if (entry.always_f32 || stored.dtype != DType::f8_e4m3 || !is_whole(part)) return {};
+    const ConstView& scales = tensors_.find(part.name + std::string(kScaleSuffix))->second.view;
+    matrices.push_back({stored.data, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride,
+                        scales.as<float>(), list.blocks()->rows, list.blocks()->cols});
+  }
+  return matrices;
+}
+
 Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress,
                               std::vector<Tensor>& storage) const {
   KEYE_TRY_VOID(check(list));
@@ -261,10 +285,16 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
       done += stored.bytes();
       continue;
     }
-    std::vector<ops::StridedMatrix> blocks;
+    std::vector<ops::StridedMatrix> blocks = matrices_of_codes(list, entry);
+    const bool keeps = backend.keeps_blocks() && !blocks.empty() && ops::can_keep_blocks(blocks, entry.gated);
+    if (!keeps) blocks.clear();
     dequantised.keep(entry.parts);
     for (const MatrixPart& part : entry.parts) {
       const ConstView& stored = tensors_.find(part.name)->second.view;
+      if (stored.dtype == DType::f8_e4m3 && holds_nan(stored)) {
+        return make_error(ErrorCode::corrupt_data, part.name, "holds a weight that is not a number");
+      }
+      if (keeps) continue;
       const void* data = stored.data;
       DType stored_dtype = stored.dtype;
       if (stored.dtype == DType::f8_e4m3) {
@@ -275,8 +305,8 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
           static_cast<const std::byte*>(data) + static_cast<size_t>(part.offset) * dtype_bytes(stored_dtype);
       blocks.push_back({start, stored_dtype, part.rows, part.cols, part.row_stride, part.col_stride});
     }
-    *entry.matrix =
-        ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = entry.always_f32 ? DType::f32 : dtype});
+    const DType packed_dtype = keeps ? DType::f8_e4m3 : entry.always_f32 ? DType::f32 : dtype;
+    *entry.matrix = ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = packed_dtype});
     // The packed copy is what the kernels read from now on: the file's pages need not stay resident.
     for (const MatrixPart& part : entry.parts) {
       const Stored& stored = tensors_.find(part.name)->second;

@@ -102,6 +102,8 @@ class Checkpoint {
   Result<void> check(const WeightList& list) const;
 
  private:
+  std::vector<ops::StridedMatrix> matrices_of_codes(const WeightList& list, const WeightList::Entry& entry) const;
+
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Stored, std::less<>> tensors_;
 };

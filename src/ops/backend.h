@@ -60,6 +60,8 @@ class Backend {
   /// views, whatever the uploaded numbers are: a device may record and replay them. Key 0: not again.
   virtual void run_step(uint64_t key, const std::function<void()>& body);
 
+  /// Whether matrices stay in e4m3 with block scales; else they must be multiplied out before they are packed.
+  virtual bool keeps_blocks() const { return false; }
   virtual PackedMatrix do_pack(const PackMatrix& source) = 0;
   /// A matrix of pseudo-random values in [-scale, scale], for benchmarks.
   virtual PackedMatrix random_matrix(const RandomMatrix& matrix) = 0;

@@ -9,7 +9,7 @@ namespace {
 bool is_element(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
 
 void check_matrix(const PackedMatrix& w) {
-  KEYE_CHECK(is_element(w.dtype), "weights are {}", dtype_name(w.dtype));
+  KEYE_CHECK(is_element(w.dtype) || w.dtype == DType::f8_e4m3, "weights are {}", dtype_name(w.dtype));
   KEYE_CHECK(w.outputs > 0 && w.inputs > 0 && !w.empty(), "weights are [{}, {}]", w.outputs, w.inputs);
   KEYE_CHECK(w.data.size() >= static_cast<size_t>(w.outputs * w.inputs) * dtype_bytes(w.dtype), "weights hold {} bytes",
              w.data.size());
@@ -19,7 +19,8 @@ void check_product(const ConstView& x, const PackedMatrix& w, Activation activat
   check_matrix(w);
   KEYE_CHECK(x.shape.rank() == 2 && x.shape[1] == w.inputs, "x is {}, the weights have {} inputs", x.shape.to_string(),
              w.inputs);
-  KEYE_CHECK(x.dtype == w.dtype, "x is {}, the weights are {}", dtype_name(x.dtype), dtype_name(w.dtype));
+  KEYE_CHECK(x.dtype == w.dtype || (w.dtype == DType::f8_e4m3 && is_element(x.dtype)), "x is {}, the weights are {}",
+             dtype_name(x.dtype), dtype_name(w.dtype));
   KEYE_CHECK((activation == Activation::silu_mul) == w.gated, "silu_mul goes with gated weights, and only with them");
   const int64_t columns = w.gated ? w.outputs / 2 : w.outputs;
   KEYE_CHECK(out.shape == Shape({n, columns}), "out is {}, expected [{}, {}]", out.shape.to_string(), n, columns);
@@ -44,11 +45,13 @@ void check_groups(const GroupedLinear& op, int64_t places) {
 }  // namespace
 
 PackedMatrix pack(Backend& backend, const PackMatrix& source) {
-  KEYE_CHECK(is_element(source.dtype), "cannot pack to {}", dtype_name(source.dtype));
+  const bool keeps_blocks = source.dtype == DType::f8_e4m3;
+  KEYE_CHECK(is_element(source.dtype) || (keeps_blocks && backend.keeps_blocks()), "cannot pack to {}",
+             dtype_name(source.dtype));
   KEYE_CHECK(!source.blocks.empty());
   const StridedMatrix& first = source.blocks.front();
   for (const StridedMatrix& block : source.blocks) {
-    KEYE_CHECK(block.dtype == DType::f32 || block.dtype == DType::f16 || block.dtype == DType::bf16,
+    KEYE_CHECK(block.dtype == DType::f32 || block.dtype == DType::f16 || block.dtype == DType::bf16 || keeps_blocks,
                "cannot pack from {}", dtype_name(block.dtype));
     KEYE_CHECK(block.data != nullptr && block.rows > 0 && block.cols > 0, "block of [{}, {}]", block.rows, block.cols);
     KEYE_CHECK(block.cols == first.cols, "blocks of {} and {} columns", first.cols, block.cols);
@@ -56,6 +59,7 @@ PackedMatrix pack(Backend& backend, const PackMatrix& source) {
   if (source.gated) {
     KEYE_CHECK(source.blocks.size() == 2 && source.blocks[1].rows == first.rows, "gate and up must have one shape");
   }
+  KEYE_CHECK(!keeps_blocks || can_keep_blocks(source.blocks, source.gated), "a half panel with several factors");
   return backend.do_pack(source);
 }
 

@@ -12,10 +12,11 @@ namespace keye::ops {
 class Backend;
 
 /// out[t, o] = act(sum_i x[t, i] w[o, i] + bias[o]), or out += that if accumulate.
-///   x     [n, inputs]   dtype of w
+///   x     [n, inputs]   dtype of w; of a w in f8_e4m3, bf16 or f32
 ///   bias  [outputs] f32, or empty
 ///   out   [n, outputs] (silu_mul: outputs / 2), f32 or bf16; f32 if accumulate
-/// The sum is f32, over i in order (bf16: in pairs), whatever n is and however many threads there are.
+/// The sum is f32, over i in order (x in bf16: in pairs), whatever n is and however many threads there are; of a w in
+/// f8_e4m3, a sum for each block of inputs, and the sum of those, each times its factor, in order.
 struct Linear {
   ConstView x;
   const PackedMatrix& w;

@@ -247,6 +247,117 @@ TEST_P(LinearTest, GroupedRowEqualsItsLinearProduct) {
   }
 }
 
+/// A matrix of random codes (no NaN) and random factors, and what it stands for.
+struct CodedMatrix {
+  std::vector<uint8_t> codes;
+  std::vector<float> scales;
+  int64_t rows, cols, block_rows, block_cols;
+
+  CodedMatrix(int64_t rows_, int64_t cols_, int64_t block_rows_, int64_t block_cols_, uint32_t seed)
+      : rows(rows_), cols(cols_), block_rows(block_rows_), block_cols(block_cols_) {
+    std::mt19937 random(seed);
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      const auto code = static_cast<uint8_t>(random());
+      codes.push_back((code & 0x7f) == 0x7f ? 0 : code);
+    }
+    const int64_t blocks = ((rows + block_rows - 1) / block_rows) * ((cols + block_cols - 1) / block_cols);
+    for (int64_t i = 0; i < blocks; ++i) scales.push_back(static_cast<float>(1 + random() % 1000) * 1e-5F);
+  }
+  StridedMatrix matrix() const {
+    return {codes.data(), DType::f8_e4m3, rows, cols, cols, 1, scales.data(), block_rows, block_cols};
+  }
+  double value(int64_t row, int64_t col) const {
+    return double{f8_to_float(codes[static_cast<size_t>(row * cols + col)])} * matrix().scale(row, col);
+  }
+};
+
+TEST_P(LinearTest, CodesCountTimesTheFactorsOfTheirBlocks) {
+  struct Shape2 {
+    int64_t n, inputs, first, second, block_rows, block_cols;
+  };
+  for (const Shape2& c :
+       {Shape2{1, 1, 1, 1, 128, 128}, Shape2{3, 127, 16, 7, 16, 2}, Shape2{5, 160, 96, 80, 128, 128},
+        Shape2{8, 128, 128, 33, 128, 128}, Shape2{9, 129, 32, 40, 128, 128}, Shape2{40, 320, 144, 144, 128, 128},
+        Shape2{600, 260, 48, 20, 48, 64}, Shape2{70, 4300, 64, 5, 32, 128}}) {
+    const CodedMatrix first(c.first, c.inputs, c.block_rows, c.block_cols, 1);
+    const CodedMatrix second(c.second, c.inputs, c.block_rows, c.block_cols, 2);
+    const StridedMatrix blocks[] = {first.matrix(), second.matrix()};
+    const bool gated = c.first == c.second;
+    const int64_t columns = gated ? c.first : c.first + c.second;
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      SCOPED_TRACE(fmt::format("n {} inputs {} outputs {} {}", c.n, c.inputs, columns, dtype_name(dtype)));
+      const Array x(dtype, {c.n, c.inputs}, 3);
+      const auto alone = cpu(isa(), 1);
+      const PackedMatrix w = pack(*alone, {blocks, gated, DType::f8_e4m3});
+      EXPECT_LT(w.data.size(), static_cast<size_t>(w.panels()) * (c.inputs + 1) * kPanel + 64);  // a byte an element
+      const Activation activation = gated ? Activation::silu_mul : Activation::none;
+      const Array out(DType::f32, {c.n, columns});
+      linear(*alone, {x.view(), w, {}, activation, false, out.view()});
+      for (int64_t t = 0; t < c.n; t += std::max<int64_t>(1, c.n / 3)) {
+        for (int64_t o = 0; o < columns; ++o) {
+          const auto dot = [&](const CodedMatrix& m, int64_t row) {
+            std::pair<double, double> sum{0, 0};  // and of the magnitudes
+            for (int64_t i = 0; i < c.inputs; ++i) {
+              const double product = x.at(t * c.inputs + i) * m.value(row, i);
+              sum.first += product;
+              sum.second += std::abs(product);
+            }
+            return sum;
+          };
+          auto [expected, magnitude] = o < c.first ? dot(first, o) : dot(second, o - c.first);
+          double tolerance = 1e-5 * magnitude;
+          if (gated) {
+            const auto [up, up_magnitude] = dot(second, o);
+            tolerance = 3e-5 * (1 + magnitude) * (1 + up_magnitude);
+            expected = expected / (1 + std::exp(-expected)) * up;
+          }
+          ASSERT_NEAR(out.at(t * columns + o), expected, tolerance) << t << " " << o;
+        }
+      }
+      // The same bits packed by the reference, on more threads, in other company, and in a group.
+      const PackedMatrix packed_plainly = pack(*make_ref_backend(), {blocks, gated, DType::f8_e4m3});
+      ASSERT_EQ(packed_plainly.data.size(), w.data.size());
+      EXPECT_EQ(std::memcmp(packed_plainly.data.data(), w.data.data(), w.data.size()), 0);
+      EXPECT_EQ(std::memcmp(packed_plainly.scales.data(), w.scales.data(), w.scales.size()), 0);
+      const auto three = cpu(isa(), 3);
+      const Array again(DType::f32, {c.n, columns}, 9);
+      linear(*three, {x.view(), w, {}, activation, false, again.view()});
+      EXPECT_EQ(bytes_of(again.view()), bytes_of(out.view()));
+      for (const int64_t step : {1, 2, 9}) {
+        if (step > c.n) continue;
+        const Array part(DType::f32, {step, columns}, 9);
+        linear(*three, {rows(x.view(), c.n - step, c.n), w, {}, activation, false, part.view()});
+        EXPECT_EQ(bytes_of(part.view()), bytes_of(rows(out.view(), c.n - step, c.n))) << step;
+      }
+      const std::vector<int32_t> offsets = {0, static_cast<int32_t>(c.n)};
+      grouped_linear(*three, {x.view(), std::span(&w, 1), {}, view_of(offsets), activation, again.view()});
+      EXPECT_EQ(bytes_of(again.view()), bytes_of(out.view()));
+    }
+  }
+}
+
+/// Each code alone, against the table of its meaning.
+TEST_P(LinearTest, EveryCodeIsExact) {
+  CodedMatrix codes(256, 2, 256, 2, 1);
+  for (int64_t i = 0; i < 256; ++i) {
+    const bool is_nan = (i & 0x7f) == 0x7f;
+    codes.codes[static_cast<size_t>(2 * i)] = is_nan ? 0 : static_cast<uint8_t>(i);
+    codes.codes[static_cast<size_t>(2 * i + 1)] = 0;
+  }
+  codes.scales = {1.0F};
+  const StridedMatrix block = codes.matrix();
+  const auto backend = cpu(isa(), 1);
+  const PackedMatrix w = pack(*backend, {std::span(&block, 1), false, DType::f8_e4m3});
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    Array x(dtype, {1, 2});
+    x.set(0, 1);
+    x.set(1, 0);
+    const Array out(DType::f32, {1, 256});
+    linear(*backend, {x.view(), w, {}, Activation::none, false, out.view()});
+    for (int64_t i = 0; i < 256; ++i) EXPECT_EQ(out.at(i), f8_to_float(codes.codes[static_cast<size_t>(2 * i)])) << i;
+  }
+}
+
 TEST_P(LinearTest, RoundsToNearestEven) {
   const auto backend = cpu(isa(), 1);
   for (const DType dtype : {DType::bf16, DType::f32}) {

@@ -247,10 +247,79 @@ void multiply_block(const LinearKernels& kernels, const Product& product, const 
   }
 }
 
+/// What a matrix of e4m3 codes is multiplied with: the kernels for it, and the dtype of x.
+struct Codes {
+  const CodeKernels* kernels = nullptr;  // null: the weights are what the tiles read
+  DType x = DType::bf16;
+
+  /// Inputs of a step, and of a block of w.
+  int64_t step_inputs() const { return x == DType::bf16 ? 2 : 1; }
+  /// Bytes of scratch for one block of inputs of a panel, brought into the form that the tiles read.
+  size_t panel_bytes(const PackedMatrix& w) const {
+    return static_cast<size_t>((w.block_inputs + 1) / step_inputs()) * kStepBytes;
+  }
+};
+
+/// A block of a matrix of codes: each panel's codes are expanded, one block of inputs at a time, and meet all tiles.
+/// `memory`: the expanded codes, then every tile's sums of one panel.
+void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Product& product, const Block& block,
+                    std::byte* memory) {
+  const Segment& segment = *block.segment;
+  const PackedMatrix& w = *segment.w;
+  const LinearPlan& plan = segment.plan;
+  const bool bf16 = codes.x == DType::bf16;
+  const TileFamily& family = bf16 ? kernels.bf16 : kernels.f32;
+  auto* totals = reinterpret_cast<float*>(memory + codes.panel_bytes(w));
+  alignas(64) float sums[kTileRowsMax * kTileLanes];
+  const void* rows[kTileRowsMax];
+  for (int64_t panel = block.panel; panel < block.panel + block.panels; ++panel) {
+    const auto* panel_codes =
+        static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
+    const auto* scales = static_cast<const float*>(w.scales.data()) + panel * w.scale_blocks() * 2;
+    for (int64_t input = 0; input < w.inputs; input += w.block_inputs, scales += 2) {
+      const int64_t inputs = std::min(w.block_inputs, w.inputs - input);
+      const int64_t step = input / codes.step_inputs();
+      const uint8_t* from = panel_codes + input * kPanel;
+      TileProduct tile_product;
+      tile_product.steps = (inputs + codes.step_inputs() - 1) / codes.step_inputs();
+      if (bf16) {
+        codes.kernels->expand_bf16(from, tile_product.steps, memory);
+      } else {
+        codes.kernels->expand_f32(from, inputs, memory);
+      }
+      tile_product.weights = memory;
+      tile_product.sums = sums;
+      tile_product.prefetch = reinterpret_cast<const char*>(from + inputs * kPanel);  // the codes of the next block
+      tile_product.prefetch_stride = inputs * kPanel / tile_product.steps;
+      for (int64_t tile = block.tile; tile < block.tile + block.tiles; ++tile) {
+        const int64_t begin = segment.tile_begin(tile);
+        const int count = static_cast<int>(segment.tile_begin(tile + 1) - begin);
+        if (plan.in_place) {
+          for (int r = 0; r < count; ++r) {
+            rows[r] = product.row(segment.begin + begin + r) + static_cast<size_t>(step) * kRowStepBytes;
+          }
+          tile_product.x_rows = rows;
+        } else {
+          tile_product.x = segment.packed_tile(tile) + static_cast<size_t>(step * count) * kRowStepBytes;
+        }
+        (plan.in_place ? family.in_place : family.packed)[count - 1](tile_product);
+        float* total = totals + (tile - block.tile) * kTileRowsMax * kTileLanes;
+        for (int i = 0; i < count * kTileLanes; ++i) {
+          const float part = sums[i] * scales[i / (kTileLanes / 2) % 2];
+          total[i] = input == 0 ? part : total[i] + part;
+        }
+      }
+    }
+    for (int64_t tile = block.tile; tile < block.tile + block.tiles; ++tile) {
+      finish(kernels, product, segment, tile, panel, totals + (tile - block.tile) * kTileRowsMax * kTileLanes);
+    }
+  }
+}
+
 /// Packs the segments' rows where their plans say so, then multiplies, over all threads. The segments have equally many
 /// units; `scratch(worker, bytes)` is memory of one thread's own.
 template <class Scratch>
-void multiply_segments(ThreadPool& pool, const LinearKernels& kernels, const Product& product,
+void multiply_segments(ThreadPool& pool, const LinearKernels& kernels, const Codes& codes, const Product& product,
                        std::span<const Segment> segments, Scratch&& scratch) {
   for (const Segment& segment : segments) {
     if (segment.plan.in_place) continue;
@@ -263,6 +332,12 @@ void multiply_segments(ThreadPool& pool, const LinearKernels& kernels, const Pro
     Blocks blocks(segments, shares);
     for (Block block = blocks.next(); block.panels > 0;) {
       const Block after = blocks.next();
+      if (block.segment->w->dtype == DType::f8_e4m3) {
+        const size_t bytes = codes.panel_bytes(*block.segment->w) + static_cast<size_t>(block.tiles) * sizeof tile_sums;
+        multiply_codes(kernels, codes, product, block, static_cast<std::byte*>(scratch(worker, bytes)));
+        block = after;
+        continue;
+      }
       float* sums = tile_sums;
       if (block.segment->plan.passes() > 1) {
         const int64_t tiles = block.tiles * block.panels;
@@ -274,7 +349,7 @@ void multiply_segments(ThreadPool& pool, const LinearKernels& kernels, const Pro
   });
 }
 
-LinearShape shape_of(const PackedMatrix& w, int64_t rows) { return {rows, w.inputs, w.outputs, w.gated, w.dtype}; }
+LinearShape shape_of(const PackedMatrix& w, DType x, int64_t rows) { return {rows, w.inputs, w.outputs, w.gated, x}; }
 
 }  // namespace
 
@@ -283,11 +358,11 @@ void CpuBackend::do_linear(const Linear& op) {
   const Product product{op.x,          {},    op.bias.empty() ? nullptr : op.bias.as<float>(), op.activation,
                         op.accumulate, op.out};
   const int64_t rows = op.x.shape[0];
-  const LinearPlan plan = plan_linear(shape_of(op.w, rows), cpu_info(isa_, pool_.size()));
+  const LinearPlan plan = plan_linear(shape_of(op.w, op.x.dtype, rows), cpu_info(isa_, pool_.size()));
   for (int64_t begin = 0; begin < rows; begin += plan.block_rows) {
     Segment segment{&op.w, begin, std::min(plan.block_rows, rows - begin), plan};
     segment.packed = static_cast<std::byte*>(shared_scratch(segment.packed_bytes()));
-    multiply_segments(pool_, *linear_kernels(isa_), product, std::span(&segment, 1),
+    multiply_segments(pool_, *linear_kernels(isa_), {code_kernels(isa_), op.x.dtype}, product, std::span(&segment, 1),
                       [this](int worker, size_t bytes) { return scratch(worker, bytes); });
   }
 }
@@ -309,7 +384,7 @@ void CpuBackend::do_grouped_linear(const GroupedLinear& op) {
       segment.packed = start;
       start += segment.packed_bytes();
     }
-    multiply_segments(pool_, *linear_kernels(isa_), product, segments,
+    multiply_segments(pool_, *linear_kernels(isa_), {code_kernels(isa_), op.x.dtype}, product, segments,
                       [this](int worker, size_t bytes) { return scratch(worker, bytes); });
     segments.clear();
     packed = 0;
@@ -317,7 +392,7 @@ void CpuBackend::do_grouped_linear(const GroupedLinear& op) {
   for (size_t e = 0; e < op.w.size(); ++e) {
     const int64_t end = offsets[e + 1];
     for (int64_t begin = offsets[e]; begin < end;) {
-      Segment segment{&op.w[e], begin, end - begin, plan_linear(shape_of(op.w[e], end - begin), cpu)};
+      Segment segment{&op.w[e], begin, end - begin, plan_linear(shape_of(op.w[e], op.x.dtype, end - begin), cpu)};
       segment.plan.parts = 1;
       segment.rows = std::min(segment.rows, segment.plan.block_rows);
       if (packed + segment.packed_bytes() > packed_max) flush();

@@ -152,6 +152,53 @@ void pack256(const TilePack& p) {
   pack_half_step(p);
 }
 
+/// Sixteen e4m3 codes as bf16. A normal number's exponent is moved by the difference of the biases, 120; the seven
+/// subnormal ones, multiples of 2^-9, are looked up.
+KEYE_INLINE __m256i widen_codes(__m128i codes) {
+  const __m256i wide = _mm256_cvtepu8_epi16(codes);
+  const __m256i magnitude = _mm256_and_si256(wide, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
+  const __m256i normal = _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
+  // Of 0 to 7 times 2^-9: the lower and the upper bytes.
+  const __m256i lower = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 0, static_cast<char>(0x80), static_cast<char>(0xc0), 0, 0x20, 0x40, 0x60, 0, 0, 0, 0, 0, 0, 0, 0));
+  const __m256i upper = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0));
+  const __m256i none = _mm256_set1_epi16(static_cast<int16_t>(0x8000));  // an index of 0x80 gives zero
+  const __m256i small = _mm256_or_si256(
+      _mm256_shuffle_epi8(lower, _mm256_or_si256(magnitude, none)),
+      _mm256_shuffle_epi8(upper, _mm256_or_si256(_mm256_slli_epi16(magnitude, 8), _mm256_set1_epi16(0x0080))));
+  const __m256i is_normal = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(7));
+  return _mm256_or_si256(sign, _mm256_blendv_epi8(small, normal, is_normal));
+}
+
+KEYE_INLINE __m256i widen_codes_at(const uint8_t* codes) {
+  return widen_codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+}
+
+void expand_bf16(const uint8_t* codes, int64_t steps, void* panel) {
+  auto* out = static_cast<char*>(panel);
+  for (int64_t i = 0; i < steps * 4; ++i, codes += 16, out += 32) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), widen_codes_at(codes));
+  }
+}
+
+/// The even elements of a pair become one row of floats, the odd ones the next.
+void expand_f32(const uint8_t* codes, int64_t inputs, void* panel) {
+  auto* out = static_cast<float*>(panel);
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
+  for (int64_t input = 0; input < inputs; input += 2, out += 2 * kTileLanes) {
+    for (int lane = 0; lane < kTileLanes; lane += 8, codes += 16) {
+      const __m256i pairs = widen_codes_at(codes);
+      _mm256_storeu_ps(out + lane, _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
+      if (input + 1 == inputs) continue;
+      _mm256_storeu_ps(out + kTileLanes + lane, _mm256_castsi256_ps(_mm256_and_si256(pairs, upper)));
+    }
+  }
+}
+
+constexpr CodeKernels kCodeKernels = {.expand_bf16 = expand_bf16, .expand_f32 = expand_f32};
+
 constexpr LinearKernels kKernels = {
     .bf16 = tile_family<SplitProduct256>(),
     .f32 = tile_family<F32Product256>(),
@@ -164,6 +211,7 @@ constexpr LinearKernels kKernels = {
 
 }  // namespace
 
+const CodeKernels& code_kernels_avx2() { return kCodeKernels; }
 const LinearKernels& linear_kernels_avx2() { return kKernels; }
 
 }  // namespace keye::ops

@@ -17,4 +17,12 @@ const LinearKernels* linear_kernels(Isa isa) {
   }
 }
 
+const CodeKernels* code_kernels(Isa isa) {
+#if defined(KEYE_X86)
+  if (isa != Isa::scalar) return &code_kernels_avx2();
+#endif
+  static_cast<void>(isa);
+  return nullptr;
+}
+
 }  // namespace keye::ops

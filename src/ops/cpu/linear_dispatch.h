@@ -9,4 +9,7 @@ namespace keye::ops {
 /// Null for Isa::scalar, which the reference serves.
 const LinearKernels* linear_kernels(Isa isa);
 
+/// Null for Isa::scalar. One version serves all others, as every AVX-512 processor runs it.
+const CodeKernels* code_kernels(Isa isa);
+
 }  // namespace keye::ops

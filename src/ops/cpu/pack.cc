@@ -69,7 +69,7 @@ class PanelPacker {
   }
 
  private:
-  static constexpr int64_t kPair = std::is_same_v<To, BFloat16> ? 2 : 1;  // inputs side by side in a lane
+  static constexpr int64_t kPair = std::is_same_v<To, float> ? 1 : 2;  // inputs side by side in a lane
 
   To* place(int64_t input, int64_t lane) const {
     return panel_ + (input / kPair * kPanel + lane) * kPair + input % kPair;
@@ -169,7 +169,10 @@ PackedMatrix CpuBackend::do_pack(const PackMatrix& source) {
     if (block.dtype != first.dtype || block.col_stride != first.col_stride) return RefBackend::do_pack(source);
   }
   packed.data = Buffer(static_cast<size_t>(packed.panels()) * packed.panel_bytes());
-  if (packed.dtype == DType::bf16) {
+  if (packed.dtype == DType::f8_e4m3) {
+    pack_panels<uint8_t, uint8_t>(pool_, source, packed);
+    pack_scales(source, packed);
+  } else if (packed.dtype == DType::bf16) {
     pack_to<BFloat16>(pool_, source, packed);
   } else {
     pack_to<float>(pool_, source, packed);

@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <type_traits>
 
 #include "ops/ref/ref_backend.h"
 
@@ -41,6 +43,34 @@ PanelSums panel_sums(const PackedMatrix& w, int64_t panel, const BFloat16* x) {
   return sums;
 }
 
+/// A sum for each block of inputs, in the order of x's dtype, and their sum, each times its factor.
+template <class T>
+PanelSums block_sums(const PackedMatrix& w, int64_t panel, const T* x) {
+  constexpr int64_t kStep = std::is_same_v<T, BFloat16> ? 2 : 1;
+  const auto* codes =
+      static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
+  const auto* scales = static_cast<const float*>(w.scales.data()) + panel * w.scale_blocks() * 2;
+  PanelSums totals{};
+  for (int64_t begin = 0; begin < w.inputs; begin += w.block_inputs, scales += 2) {
+    PanelSums sums{};
+    for (int64_t i = begin; i < std::min(w.inputs, begin + w.block_inputs); i += kStep) {
+      for (size_t lane = 0; lane < kPanel; ++lane) {
+        const auto weight = [&](int64_t at) {
+          return f8_to_float(codes[(at / 2 * kPanel + static_cast<int64_t>(lane)) * 2 + at % 2]);
+        };
+        const auto in = [&](int64_t at) { return at < w.inputs ? static_cast<float>(x[at]) : 0.0F; };
+        if constexpr (kStep == 1) {
+          sums[lane] += in(i) * weight(i);
+        } else {
+          sums[lane] += in(i) * weight(i) + in(i + 1) * weight(i + 1);
+        }
+      }
+    }
+    for (size_t lane = 0; lane < kPanel; ++lane) totals[lane] += sums[lane] * scales[lane / (kPanel / 2)];
+  }
+  return totals;
+}
+
 float activate(Activation activation, float z) {
   switch (activation) {
     case Activation::gelu_tanh:
@@ -61,7 +91,7 @@ void multiply_row(const PackedMatrix& w, const T* x, const float* bias, Activati
   const int64_t columns = out.shape[1];
   const int64_t width = w.gated ? kPanel / 2 : kPanel;
   for (int64_t panel = 0; panel < w.panels(); ++panel) {
-    const PanelSums sums = panel_sums(w, panel, x);
+    const PanelSums sums = w.dtype == DType::f8_e4m3 ? block_sums(w, panel, x) : panel_sums(w, panel, x);
     for (int64_t lane = 0; lane < width && panel * width + lane < columns; ++lane) {
       const int64_t column = panel * width + lane;
       float z = sums[static_cast<size_t>(lane)] + (bias != nullptr ? bias[column] : 0.0F);
@@ -83,7 +113,7 @@ void multiply_row(const PackedMatrix& w, const T* x, const float* bias, Activati
 
 void multiply_row(const PackedMatrix& w, const ConstView& x, int64_t x_row, const float* bias, Activation activation,
                   bool accumulate, const View& out, int64_t row) {
-  if (w.dtype == DType::bf16) {
+  if (x.dtype == DType::bf16) {
     multiply_row(w, x.as<BFloat16>() + x_row * w.inputs, bias, activation, accumulate, out, row);
   } else {
     multiply_row(w, x.as<float>() + x_row * w.inputs, bias, activation, accumulate, out, row);
@@ -92,6 +122,25 @@ void multiply_row(const PackedMatrix& w, const ConstView& x, int64_t x_row, cons
 
 }  // namespace
 
+void pack_scales(const PackMatrix& source, PackedMatrix& packed) {
+  packed.block_inputs = source.blocks.front().block_cols;
+  const int64_t blocks = packed.scale_blocks();
+  packed.scales = Buffer(static_cast<size_t>(packed.panels() * blocks * 2) * sizeof(float));
+  auto* scales = static_cast<float*>(packed.scales.data());
+  std::fill_n(scales, packed.panels() * blocks * 2, 0.0F);
+  int64_t output = 0;
+  for (size_t b = 0; b < source.blocks.size(); ++b) {
+    const StridedMatrix& block = source.blocks[b];
+    for (int64_t row = 0; row < block.rows; row += kPanel / 2) {
+      const int64_t half = source.gated ? 2 * (row / (kPanel / 2)) + static_cast<int64_t>(b) : (output + row) / (kPanel / 2);
+      for (int64_t i = 0; i < blocks; ++i) {
+        scales[(half / 2 * blocks + i) * 2 + half % 2] = block.scale(row, i * packed.block_inputs);
+      }
+    }
+    output += block.rows;
+  }
+}
+
 PackedMatrix RefBackend::do_pack(const PackMatrix& source) {
   PackedMatrix packed;
   packed.dtype = source.dtype;
@@ -99,8 +148,9 @@ PackedMatrix RefBackend::do_pack(const PackMatrix& source) {
   packed.inputs = source.blocks.front().cols;
   for (const StridedMatrix& block : source.blocks) packed.outputs += block.rows;
   packed.data = Buffer(static_cast<size_t>(packed.panels()) * packed.panel_bytes());
+  if (packed.dtype == DType::f8_e4m3) pack_scales(source, packed);
 
-  const int64_t step = packed.dtype == DType::bf16 ? 2 : 1;  // inputs side by side in one lane
+  const int64_t step = packed.dtype == DType::f32 ? 1 : 2;  // inputs side by side in one lane
   int64_t output = 0;
   for (size_t b = 0; b < source.blocks.size(); ++b) {
     const StridedMatrix& block = source.blocks[b];
@@ -112,6 +162,11 @@ PackedMatrix RefBackend::do_pack(const PackMatrix& source) {
           static_cast<std::byte*>(packed.data.data()) + static_cast<size_t>(panel) * packed.panel_bytes();
       for (int64_t i = 0; i < packed.inputs; ++i) {
         const int64_t place = (i / step * kPanel + lane) * step + i % step;
+        if (packed.dtype == DType::f8_e4m3) {
+          const auto* codes = static_cast<const uint8_t*>(block.data) + row * block.row_stride;
+          reinterpret_cast<uint8_t*>(start)[place] = codes[i];
+          continue;
+        }
         const float value = element(block, row, i);
         if (packed.dtype == DType::bf16) {
           reinterpret_cast<BFloat16*>(start)[place] = BFloat16(value);

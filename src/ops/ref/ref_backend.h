@@ -6,6 +6,9 @@
 
 namespace keye::ops {
 
+/// The factors of a matrix of e4m3 blocks, for who packs the elements otherwise.
+void pack_scales(const PackMatrix& source, PackedMatrix& packed);
+
 class RefBackend : public Backend {
  public:
   std::string_view name() const override { return "ref"; }
@@ -13,6 +16,7 @@ class RefBackend : public Backend {
     for (int64_t item = 0; item < items; ++item) body(item, 0);
   }
   int workers() const override { return 1; }
+  bool keeps_blocks() const override { return true; }
   PackedMatrix do_pack(const PackMatrix& source) override;          // ref/linear.cc
   PackedMatrix random_matrix(const RandomMatrix& matrix) override;  // packed_matrix.cc
   void do_linear(const Linear& op) override;                        // ref/linear.cc
