@@ -16,12 +16,12 @@ namespace {
 
 /// Fewer layers, so that the weights fit the machine; 0 if all do.
 int layers_that_fit(const model::ModelConfig& config, DType dtype, ops::Backend& backend) {
-  const double bytes = static_cast<double>(model::count_parameters(config)) * static_cast<double>(dtype_bytes(dtype));
+  const auto bytes = static_cast<double>(model::weight_bytes(config, dtype));
   const double room = 0.85 * static_cast<double>(backend.memory_available());
   if (bytes <= room) return 0;
   model::ModelConfig one = config;
   one.text.layers = 1;
-  const double base = static_cast<double>(model::count_parameters(one)) * static_cast<double>(dtype_bytes(dtype));
+  const auto base = static_cast<double>(model::weight_bytes(one, dtype));
   const double layer = (bytes - base) / (config.text.layers - 1);
   return std::max(1, 1 + static_cast<int>((room - base) / layer));
 }

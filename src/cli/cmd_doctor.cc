@@ -94,12 +94,12 @@ void add_error(Findings& findings, const char* what, const Error& error) {
 }
 
 void look_at_memory_for(Findings& findings, const model::ModelConfig& config) {
-  const double weights = 2.0 * static_cast<double>(model::count_parameters(config));
+  const auto weights = static_cast<double>(model::weight_bytes(config, DType::bf16));
   const auto limit = static_cast<double>(memory_limit_bytes());
   const auto per_token = static_cast<double>(model::kv_spec_of(config, {}).bytes_per_token());
   const double room = 0.7 * limit - weights;
   const std::string found =
-      fmt::format("weights {} in bf16, KV cache {:.1f} KB a token", gigabytes(weights), per_token / 1e3);
+      fmt::format("weights {}, KV cache {:.1f} KB a token", gigabytes(weights), per_token / 1e3);
   if (room <= 64 * per_token) {
     findings.push_back(
         {Verdict::bad, "fits", found, fmt::format("the machine has {}: this model needs more", gigabytes(limit))});

@@ -35,6 +35,9 @@ OrderedJson describe(const model::ModelConfig& config, const model::Checkpoint& 
   } else {
     json["text"]["intermediate"] = text.intermediate;
   }
+  if (text.latent) {
+    json["text"]["latent_attention"] = {{"query_rank", text.latent->query_rank}, {"kv_rank", text.latent->kv_rank}};
+  }
   if (text.indexer) {
     json["text"]["sparse_attention"] = {{"indexer_heads", text.indexer->heads},
                                         {"indexer_head_dim", text.indexer->head_dim},
@@ -49,7 +52,7 @@ OrderedJson describe(const model::ModelConfig& config, const model::Checkpoint& 
   }
   for (const DType dtype : {DType::bf16, DType::f32}) {
     json["memory"][std::string(dtype_name(dtype))] = {
-        {"weights_bytes", static_cast<size_t>(model::count_parameters(config)) * dtype_bytes(dtype)},
+        {"weights_bytes", model::weight_bytes(config, dtype)},
         {"kv_bytes_per_1k_tokens", kv_bytes_per_token(config, dtype) * 1024}};
   }
   json["supported"] = {

@@ -195,7 +195,7 @@ Result<BenchReport> run_bench(model::Model& model, ops::Backend& backend, const 
   say("limits");
   measure_limits();
 
-  const model::StepCost cost = model::step_cost(model.config().text, options.dtype);
+  const model::StepCost cost = model::step_cost(model.config(), options.dtype);
   const double prompt = options.prompt;
   const double generate = options.generate;
   const double batch = options.batch;

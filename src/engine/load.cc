@@ -41,8 +41,7 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
                                           .attention = options.attention,
                                           .step_tokens_max = options.step_tokens_max,
                                           .step_logits_max = options.step_logits_max};
-  const double needed =
-      static_cast<double>(model::count_parameters(config.model)) * static_cast<double>(dtype_bytes(options.dtype));
+  const auto needed = static_cast<double>(model::weight_bytes(config.model, options.dtype));
   const auto available = static_cast<double>(loaded.backend->memory_available());
   const auto too_small = [&](std::string_view what) {
     return make_error(ErrorCode::too_large, "memory", "{}: {} need {:.2f} GB, and {:.2f} of {:.2f} GB are free",

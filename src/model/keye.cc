@@ -154,6 +154,10 @@ KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options) {
   return Unloaded(config, options).model->kv_spec();
 }
 
+size_t weight_bytes(const ModelConfig& config, DType dtype) {
+  return Unloaded(config).model->list_weights({}).bytes(dtype);
+}
+
 int64_t count_parameters(const ModelConfig& config) { return Unloaded(config).model->list_weights({}).parameters(); }
 
 }  // namespace keye::model

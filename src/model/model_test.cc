@@ -71,7 +71,10 @@ TEST(Config, RefusesByName) {
       {"hidden_act", "\"gelu\"", "\"hidden_act\": \"gelu\" is not supported"},
       {"attention_bias", "true", "\"attention_bias\": true is not supported"},
       {"use_sliding_window", "true", "sliding-window"},
-      {"quantization_config", R"({"quant_method": "fp8"})", "quantization_config"},
+      {"quantization_config", R"({"quant_method": "fp8"})", "\"weight_block_size\" is missing"},
+      {"quantization_config", R"({"quant_method": "awq"})", "\"quant_method\": \"awq\" is not supported"},
+      {"quantization_config", R"({"quant_method": "fp8", "weight_block_size": [128]})", "should hold two numbers"},
+      {"quantization_config", R"({"bits": 4})", "\"quant_method\" is missing"},
       {"rope_scaling", R"({"type": "yarn", "factor": 4})", "\"type\": \"yarn\" is not supported"},
       {"rope_scaling", R"({"type": "mrope", "mrope_section": [1, 2, 3]})", "sum to 2"},
       {"rope_scaling", "3", "should be an object"},
@@ -104,6 +107,32 @@ TEST(Config, ChecksExpertsAndIndexer) {
   EXPECT_EQ(refusal(json), "accepted");
 }
 
+TEST(Config, ChecksLatentAttention) {
+  Json json = {{"architectures", {"DeepseekV3ForCausalLM"}}, {"hidden_size", 8}, {"num_hidden_layers", 2},
+               {"num_attention_heads", 2}, {"intermediate_size", 8}, {"vocab_size", 10}, {"kv_lora_rank", 4},
+               {"qk_nope_head_dim", 4}, {"qk_rope_head_dim", 2}, {"v_head_dim", 4}, {"n_routed_experts", 4},
+               {"num_experts_per_tok", 2}, {"moe_intermediate_size", 4}, {"n_group", 2}, {"topk_group", 1}};
+  EXPECT_NE(refusal(json).find("q_lora_rank"), std::string::npos);
+  json["q_lora_rank"] = 4;
+  EXPECT_EQ(refusal(json), "accepted");
+  const std::vector<std::tuple<const char*, Json, const char*>> cases = {
+      {"qk_rope_head_dim", 3, "should be even"},
+      {"kv_lora_rank", 1024, "at most 576"},
+      {"n_group", 3, "does not divide"},
+      {"num_experts_per_tok", 3, "3 of 1 groups of 2 experts"},
+      {"topk_group", 3, "topk_group"},
+      {"scoring_func", "softmax", "sigmoid"},
+      {"topk_method", "greedy", "noaux_tc"},
+      {"rope_scaling", Json{{"type", "linear"}, {"factor", 2}}, "YaRN"},
+      {"rope_scaling", Json{{"type", "yarn"}, {"factor", 2}}, "original_max_position_embeddings"},
+  };
+  for (const auto& [key, value, expected] : cases) {
+    Json changed = json;
+    changed[key] = value;
+    EXPECT_NE(refusal(changed).find(expected), std::string::npos) << key << ": " << refusal(changed);
+  }
+}
+
 TEST(Generation, FallsBackToConfig) {
   const Json config = Json::parse(R"({"eos_token_id": 7})");
   EXPECT_EQ(parse_generation(Json(), config, "g")->eos_ids, std::vector<int32_t>{7});
@@ -131,18 +160,24 @@ struct TinyCheckpoint {
       {"model.layers.0.mlp.up_proj.weight", {DType::f32, {6, 8}}},
       {"model.layers.0.mlp.down_proj.weight", {DType::f32, {8, 6}}}};
 
+  Json config = tiny();
+  uint8_t fill = 0;  // of every byte
+
   Result<std::unique_ptr<Model>> load(ops::Backend& backend) const {
     const Path folder = Path(testing::TempDir()) / "keye_tiny_checkpoint";
     std::filesystem::create_directories(folder);
     std::vector<Tensor> storage;
     std::vector<NamedTensor> named;
-    for (const auto& [name, entry] : tensors) storage.emplace_back(entry.first, entry.second);
+    for (const auto& [name, entry] : tensors) {
+      storage.emplace_back(entry.first, entry.second);
+      std::memset(storage.back().view().data, entry.first == DType::f8_e4m3 ? fill : 0, storage.back().view().bytes());
+    }
     size_t i = 0;
     for (const auto& [name, entry] : tensors) named.push_back({name, storage[i++].view()});
     KEYE_TRY_VOID(write_safetensors(folder / "model.safetensors", named));
     KEYE_TRY(Checkpoint checkpoint, Checkpoint::open(folder));
-    KEYE_TRY(const ModelConfig config, parse_config(tiny(), "c"));
-    return load_model(config, std::make_shared<const Checkpoint>(std::move(checkpoint)), backend, {}, {});
+    KEYE_TRY(const ModelConfig parsed, parse_config(config, "c"));
+    return load_model(parsed, std::make_shared<const Checkpoint>(std::move(checkpoint)), backend, {}, {});
   }
 };
 
@@ -151,6 +186,45 @@ TEST(Weights, LoadsATinyCheckpoint) {
   const auto model = TinyCheckpoint().load(*backend);
   ASSERT_TRUE(model) << model.error().to_string();
   EXPECT_EQ((*model)->kv_spec().bytes_per_token(), 2U * 4U * 2U);
+}
+
+TEST(Weights, BlocksAreMultipliedByTheirScales) {
+  const BlockQuantisation blocks{4, 2};
+  Tensor codes(DType::f8_e4m3, {9, 5});
+  Tensor scales(DType::f32, {3, 3});
+  for (int i = 0; i < 45; ++i) codes.as<uint8_t>()[i] = static_cast<uint8_t>(7 * i % 127 + (i % 2) * 128);
+  for (int i = 0; i < 9; ++i) scales.as<float>()[i] = 0.01F * static_cast<float>(i + 1);
+  std::vector<float> values(45);
+  dequantise_blocks(codes.view(), scales.view(), blocks, values.data());
+  for (int r = 0; r < 9; ++r) {
+    for (int c = 0; c < 5; ++c) {
+      EXPECT_EQ(values[static_cast<size_t>(r * 5 + c)],
+                f8_to_float(codes.as<uint8_t>()[r * 5 + c]) * scales.as<float>()[r / 4 * 3 + c / 2]);
+    }
+  }
+}
+
+TEST(Weights, BlocksNeedScalesThatFit) {
+  const auto backend = ops::make_ref_backend();
+  const std::string down = "model.layers.0.mlp.down_proj.weight";
+  TinyCheckpoint checkpoint;
+  checkpoint.tensors[down].first = DType::f8_e4m3;
+  const auto message = [&] {
+    const auto model = checkpoint.load(*backend);
+    return model ? std::string("loaded") : model.error().message;
+  };
+  EXPECT_NE(message().find("expected bf16, f16 or f32, found f8_e4m3"), std::string::npos) << message();
+  checkpoint.config["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {4, 4}}};
+  EXPECT_NE(message().find(down + "_scale_inv [2, 2]"), std::string::npos) << message();
+  checkpoint.tensors[down + "_scale_inv"] = {DType::f32, {2, 3}};
+  EXPECT_NE(message().find("expected f32 [2, 2], found f32 [2, 3]"), std::string::npos) << message();
+  checkpoint.tensors[down + "_scale_inv"] = {DType::f32, {2, 2}};
+  EXPECT_EQ(message(), "loaded");
+  checkpoint.fill = 0xff;
+  EXPECT_NE(message().find("not a number"), std::string::npos) << message();
+  checkpoint.fill = 0;
+  checkpoint.tensors["model.norm.weight"].first = DType::f8_e4m3;
+  EXPECT_NE(message().find("model.norm.weight: expected bf16"), std::string::npos) << message();
 }
 
 TEST(Weights, ReportsAllThatIsWrongTogether) {
@@ -192,7 +266,11 @@ TEST(Shapes, CountWhatThePublishedModelsHave) {
   EXPECT_EQ(count_parameters(*named_shape("qwen3-0.6b")), 596'049'920);
   // The published 31,122,082,160 less packing_position_embedding (32768 x 1152), which inference does not read.
   EXPECT_EQ(count_parameters(*named_shape("keye-2.0-30b-a3b")), 31'122'082'160 - 37'748'736);
-  EXPECT_EQ(named_shape("keye-671b-layer").error().code, ErrorCode::unsupported);
+  // Attention, router and its bias, 257 experts; e4m3 but for what is multiplied out, f32 or a table.
+  const ModelConfig layer = *named_shape("keye-671b-layer");
+  const int64_t attention = 2112 * 7168 + 1536 + 512 + 24576 * 1536 + 32768 * 512 + int64_t{7168} * 16384;
+  EXPECT_EQ(count_parameters(layer), attention + 257 * 7168 + 256 - 7168 + int64_t{257} * 3 * 2048 * 7168 + 3 * 7168 + 2 * 1024 * 7168);
+  EXPECT_NEAR(static_cast<double>(weight_bytes(layer, DType::bf16)), 11.55e9, 0.05e9);
   EXPECT_EQ(named_shape("nonsense").error().code, ErrorCode::invalid_argument);
 }
 

@@ -10,7 +10,7 @@
 
 namespace keye::model {
 
-/// Errors: invalid_argument naming the known shapes; unsupported for those that this program cannot run yet.
+/// Errors: invalid_argument naming the known shapes.
 Result<ModelConfig> named_shape(std::string_view name);
 std::vector<std::string_view> shape_names();
 
@@ -29,7 +29,7 @@ struct StepCost {
   /// experts.
   double weight_bytes(double tokens) const;
 };
-StepCost step_cost(const TextConfig& config, DType dtype);
+StepCost step_cost(const ModelConfig& config, DType dtype);
 
 /// Multiply-adds count as two. `patches` of one picture attend to each other.
 double vision_flops(const VisionConfig& config, int text_hidden, double patches);

@@ -170,6 +170,26 @@ bool holds_nan(const ConstView& codes) {
 
 }  // namespace
 
+bool WeightList::may_keep_blocks(const Entry& entry) const {
+  return blocks_ && entry.matrix != nullptr && !entry.always_f32 &&
+         std::all_of(entry.parts.begin(), entry.parts.end(), [](const MatrixPart& part) {
+           return is_whole(part) && part.name.starts_with("model.layers.");
+         });
+}
+
+size_t WeightList::bytes(DType dtype) const {
+  size_t sum = 0;
+  std::set<std::pair<std::string_view, int64_t>> seen;
+  for (const Entry& entry : entries_) {
+    for (const MatrixPart& part : entry.parts) {
+      if (!seen.emplace(part.name, part.offset).second) continue;
+      const size_t element = may_keep_blocks(entry) ? 1 : dtype_bytes(entry.matrix != nullptr ? dtype : DType::f32);
+      sum += static_cast<size_t>(part.rows * part.cols) * (entry.table != nullptr ? dtype_bytes(dtype) : element);
+    }
+  }
+  return sum;
+}
+
 Result<Checkpoint> Checkpoint::open(const Path& folder) {
   Checkpoint checkpoint;
   KEYE_TRY(const auto names, shard_names(folder));
@@ -336,10 +356,13 @@ void fill_random(const WeightList& list, ops::Backend& backend, DType dtype, uin
     } else {
       int64_t outputs = 0;
       for (const MatrixPart& part : entry.parts) outputs += part.rows;
+      const bool keeps = backend.keeps_blocks() && list.may_keep_blocks(entry);
       *entry.matrix = backend.random_matrix({.outputs = outputs,
                                              .inputs = first.cols,
                                              .gated = entry.gated,
-                                             .dtype = entry.always_f32 ? DType::f32 : dtype,
+                                             .dtype = keeps              ? DType::f8_e4m3
+                                                      : entry.always_f32 ? DType::f32
+                                                                         : dtype,
                                              .scale = 1.7F / std::sqrt(static_cast<float>(first.cols)),
                                              .seed = seed});
     }

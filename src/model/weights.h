@@ -35,6 +35,15 @@ MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols);
 /// list and not move.
 class WeightList {
  public:
+  struct Entry {
+    std::vector<MatrixPart> parts;
+    bool gated = false;
+    bool always_f32 = false;
+    ops::PackedMatrix* matrix = nullptr;
+    Tensor* vector = nullptr;
+    ConstView* table = nullptr;
+  };
+
   /// Rows of the parts one after another, packed for the kernels in the model's dtype ...
   void matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to);
   /// ... two parts interleaved for a gated product ...
@@ -50,20 +59,16 @@ class WeightList {
   /// Names that may be present and are not needed: every name with one of these as a part.
   void ignore(std::string part) { ignored_.push_back(std::move(part)); }
 
-  struct Entry {
-    std::vector<MatrixPart> parts;
-    bool gated = false;
-    bool always_f32 = false;
-    ops::PackedMatrix* matrix = nullptr;
-    Tensor* vector = nullptr;
-    ConstView* table = nullptr;
-  };
   const std::vector<Entry>& entries() const { return entries_; }
   const std::optional<BlockQuantisation>& blocks() const { return blocks_; }
   bool ignores(std::string_view name) const;
 
   /// Elements of all tensors on the list, each once.
   int64_t parameters() const;
+  /// What they take in memory where matrices are `dtype`, and those that may be e4m3 with block scales are.
+  size_t bytes(DType dtype) const;
+  /// Whether this entry may stay in e4m3: the whole matrices of a quantised checkpoint's layers, as they are published.
+  bool may_keep_blocks(const Entry& entry) const;
 
  private:
   std::vector<Entry> entries_;

@@ -219,7 +219,9 @@ void GoldenModel::check_layers(const GoldenCase& golden, const PassRecord& recor
 bool chooses_at_random(const std::string& kind) { return kind.starts_with("keye-2_0"); }
 
 /// A random router chooses otherwise now and then, and a token later the text goes its own way.
-bool routes_at_random(const std::string& kind) { return chooses_at_random(kind) || kind == "qwen3-moe-text"; }
+bool routes_at_random(const std::string& kind) {
+  return chooses_at_random(kind) || kind == "qwen3-moe-text" || kind == "deepseek-v3-text" || kind == "keye-671b";
+}
 
 /// Twice what the same computation in bfloat16 lost in this case, or, where choices are random, twice the most that any
 /// case lost. keye-nano, which is trained, is held to its text.
