@@ -19,6 +19,8 @@ const std::map<std::string, std::vector<std::string>>& cases() {
   static const std::map<std::string, std::vector<std::string>> all = {
       {"qwen3-text", {"chinese", "tools", "one_token"}},
       {"qwen3-moe-text", {"chinese", "tools", "one_token"}},
+      {"deepseek-v3-text", {"chinese", "tools", "one_token"}},
+      {"keye-671b", {"three_images", "text_long", "image_rgb"}},
       {"keye-1_5", {"three_images", "exif_multi_turn", "text_short"}},
       {"keye-8b", {"exif_multi_turn", "image_rgb", "text_short"}},
       {"keye-2_0-dense", {"exif_multi_turn", "image_rgb", "text_short"}},
