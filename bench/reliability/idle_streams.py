@@ -21,6 +21,7 @@ from storm import check_whole
 from serving import Server, sse_request  # storm.py knows where it is
 
 CHAT = "/v1/chat/completions"
+KV_TOKENS = 32768
 # A reply of moderate length; one that waits behind all others (and is short, should it find a free place after all); one with
 # kilobytes for each token.
 ASK = {"messages": [{"role": "user", "content": "Who are you?"}], "ignore_eos": True, "max_tokens": 16, "n": 1, "stream": True}
@@ -71,10 +72,18 @@ def wait_for_quiet(server: Server):
         time.sleep(1)
 
 
+def fill_cache(server: Server):
+    """The KV cache is part of the model: all of it is used once, so that none of it counts as the streams'."""
+    ask = {**ASK, "stream": False, "max_tokens": 1000}
+    for i in range(2 * KV_TOKENS // 1000):
+        server.chat(f"{i}: who are you?", **{name: value for name, value in ask.items() if name != "messages"})
+
+
 def measure(kind: str, options) -> dict:
     with Server("--write-timeout", 3600, "--idle-timeout", 3600, "--ping-interval", 2, "--max-running-requests", options.active,
-                "--max-queued-requests", options.streams + 2 * options.active) as server:
+                "--max-queued-requests", options.streams + 2 * options.active, "--max-total-tokens", KV_TOKENS) as server:
         asyncio.run(active(server.port, options.active, 2))  # as large as the active ones make it
+        fill_cache(server)
         before = server.resident_mb()
         result = {}
         # Who waits for a turn must find all places taken all the time: twice as many ask then.

@@ -46,6 +46,8 @@ class ThreadPool {
   /// From any thread: the loop under way, and all that begin before resume(), are interrupted.
   void interrupt() { interrupted_.store(true, std::memory_order_relaxed); }
   void resume() { interrupted_.store(false, std::memory_order_relaxed); }
+  /// For bodies that take long: they may leave the rest.
+  bool is_interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 
   /// How many processors this process may use.
   static int processors();
@@ -56,7 +58,6 @@ class ThreadPool {
   void run(int64_t items, void* context, Call call);
   void work(int worker);
   void drain(uint32_t loop, int worker);
-  bool is_interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 
   std::vector<std::thread> workers_;
   // The loop under way. A worker that has lost its processor may look at these when another loop has begun: what it

@@ -330,7 +330,7 @@ void multiply_segments(ThreadPool& pool, const LinearKernels& kernels, const Cod
   pool.for_each(pool.size(), [&](int64_t, int worker) {
     alignas(64) float tile_sums[kTileRowsMax * kTileLanes];
     Blocks blocks(segments, shares);
-    for (Block block = blocks.next(); block.panels > 0;) {
+    for (Block block = blocks.next(); block.panels > 0 && !pool.is_interrupted();) {
       const Block after = blocks.next();
       if (block.segment->w->dtype == DType::f8_e4m3) {
         const size_t bytes = codes.panel_bytes(*block.segment->w) + static_cast<size_t>(block.tiles) * sizeof tile_sums;
