@@ -73,7 +73,6 @@ class WrongUsage(Case):
             ([*run, "--logit-bias", "99999=1"], ["logit_bias", "99999", "768"]),
             ([*run, "--isa", "sse9"], ["isa", "sse9", "avx2"]),
             (["bench", "--shape", "qwen3-9b"], ["qwen3-9b", "qwen3-0.6b", "qwen3-8b"]),
-            (["bench", "--shape", "keye-671b-layer"], ["keye-671b-layer", "qwen3-8b"]),
             (["bench", "--model", TEXT, "--image", "112x112"], ["image", "Qwen3ForCausalLM"]),
             (["bench", "--model", NANO, "--prompt", "40000"], ["40000", "32768"]),
         ]:
