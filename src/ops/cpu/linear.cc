@@ -260,6 +260,19 @@ struct Codes {
   }
 };
 
+/// total = (first ? 0 : total) + sums times a factor for each half of a row's lanes.
+void add_scaled(const float* sums, const float* scales, int rows, bool first, float* total) {
+  constexpr int kHalf = kTileLanes / 2;
+  for (int half = 0; half < 2 * rows; ++half, sums += kHalf, total += kHalf) {
+    const float scale = scales[half % 2];
+    if (first) {
+      for (int i = 0; i < kHalf; ++i) total[i] = sums[i] * scale;
+    } else {
+      for (int i = 0; i < kHalf; ++i) total[i] += sums[i] * scale;
+    }
+  }
+}
+
 /// A block of a matrix of codes: each panel's codes are expanded, one block of inputs at a time, and meet all tiles.
 /// `memory`: the expanded codes, then every tile's sums of one panel.
 void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Product& product, const Block& block,
@@ -303,10 +316,7 @@ void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Prod
         }
         (plan.in_place ? family.in_place : family.packed)[count - 1](tile_product);
         float* total = totals + (tile - block.tile) * kTileRowsMax * kTileLanes;
-        for (int i = 0; i < count * kTileLanes; ++i) {
-          const float part = sums[i] * scales[i / (kTileLanes / 2) % 2];
-          total[i] = input == 0 ? part : total[i] + part;
-        }
+        add_scaled(sums, scales, count, input == 0, total);
       }
     }
     for (int64_t tile = block.tile; tile < block.tile + block.tiles; ++tile) {

@@ -84,6 +84,8 @@ struct CodeKernels {
 };
 
 const CodeKernels& code_kernels_avx2();
+/// expand_bf16 alone, for AVX-512 with VBMI.
+const CodeKernels& code_kernels_vbmi();
 const LinearKernels& linear_kernels_avx2();
 const LinearKernels& linear_kernels_avx512();
 const LinearKernels& linear_kernels_avx512_bf16();
