@@ -55,8 +55,7 @@ TEST(QuantizeRow, LosesLittleAndNothingOfZeros) {
     float scale = 0;
     quantize_row(dtype, x.data(), static_cast<int>(x.size()), codes.data(), &scale);
     for (size_t i = 0; i < x.size(); ++i) {
-      const float code =
-          dtype == DType::i8 ? static_cast<float>(static_cast<int8_t>(codes[i])) : f8_to_float(codes[i]);
+      const float code = dtype == DType::i8 ? static_cast<float>(static_cast<int8_t>(codes[i])) : f8_to_float(codes[i]);
       // Half a step: of i8 the same everywhere, of e4m3 a sixteenth of the number, or of the smallest ones.
       const float allowed = dtype == DType::i8 ? 0.5F * scale : std::max(std::abs(x[i]) / 16, 0x1p-10F * scale);
       EXPECT_NEAR(code * scale, x[i], allowed * 1.001F) << dtype_name(dtype) << " " << x[i];
