@@ -273,8 +273,7 @@ void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Prod
   alignas(64) float sums[kTileRowsMax * kTileLanes];
   const void* rows[kTileRowsMax];
   for (int64_t panel = block.panel; panel < block.panel + block.panels; ++panel) {
-    const auto* panel_codes =
-        static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
+    const auto* panel_codes = static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
     const auto* scales = static_cast<const float*>(w.scales.data()) + panel * w.scale_blocks() * 2;
     for (int64_t input = 0; input < w.inputs; input += w.block_inputs, scales += 2) {
       const int64_t inputs = std::min(w.block_inputs, w.inputs - input);

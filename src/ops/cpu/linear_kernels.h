@@ -76,8 +76,8 @@ struct LinearKernels {
   uint64_t (*read)(const void* data, size_t bytes, int streams, size_t prefetch);
 };
 
-/// e4m3 codes, panel steps of two inputs and 32 lanes as in packed_matrix.h, to the panels that the tiles read. Exact, NaN
-/// excepted.
+/// e4m3 codes, panel steps of two inputs and 32 lanes as in packed_matrix.h, to the panels that the tiles read. Exact,
+/// NaN excepted.
 struct CodeKernels {
   void (*expand_bf16)(const uint8_t* codes, int64_t steps, void* panel);  // [steps][32][2] to the same in bf16
   void (*expand_f32)(const uint8_t* codes, int64_t inputs, void* panel);  // to [inputs][32]
