@@ -29,7 +29,7 @@ WorkerReport opened() {
 /// What it says instead of opening the clip; false: nothing that is special.
 bool lie_when_opening(std::string_view fault, const Channel& channel) {
   WorkerReport report = opened();
-  if (fault == "width") report.width = 1 << 20;
+  if (fault == "width") report.width = 1 << 24;
   if (fault == "negative") report.height = -16;
   if (fault == "frames") report.frames = int64_t{1} << 60;
   if (fault == "rate") report.fps = std::numeric_limits<double>::quiet_NaN();

@@ -144,6 +144,7 @@ class Maker {
     ok(avcodec_send_frame(encoder_, frame), "frame");
     AVPacket* packet = av_packet_alloc();
     while (avcodec_receive_packet(encoder_, packet) >= 0) {
+      if (packet->duration == 0 && !recipe_.sound_only) packet->duration = recipe_.times.empty() ? 1 : kTicks;
       av_packet_rescale_ts(packet, encoder_->time_base, stream_->time_base);
       packet->stream_index = stream_->index;
       ok(av_interleaved_write_frame(format_, packet), "packet");

@@ -20,10 +20,10 @@ struct ClipRecipe {
   int gop = 12;
   int b_frames = 2;
   std::string pixels = "yuv420p";
-  int colour_space = 2;  // AVColorSpace; 2: not named
-  int colour_range = 0;  // AVColorRange; 0: not named
-  int rotation = 0;      // degrees, counter-clockwise
-  bool mirrored = false;
+  int colour_space = 2;                        // AVColorSpace; 2: not named
+  int colour_range = 0;                        // AVColorRange; 0: not named
+  int rotation = 0;                            // degrees, counter-clockwise
+  bool mirrored = false;                       // left to right, after that
   std::vector<int64_t> times;                  // of the frames, in ticks of 1 / (fps * 100) s; empty: evenly
   bool sound_only = false;                     // a second of silence instead of pictures
   int plain = -1;                              // 0xYYUUVV: frames of that colour, without a number
@@ -34,7 +34,7 @@ struct ClipRecipe {
 /// The clip's bytes: the same for the same recipe and libraries. Ends the test program when it cannot be made.
 std::string make_clip(const ClipRecipe& recipe);
 
-/// The number that a frame of such a clip bears, rotated by the recipe's `rotation` clockwise first; -1: unreadable.
+/// The number that a frame of such a clip bears, if nothing turns it; -1: unreadable.
 int frame_number(const Image& frame);
 
 }  // namespace keye::media::testing

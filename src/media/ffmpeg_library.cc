@@ -15,7 +15,7 @@ struct Loading {
   void open(const char* name, int major) {
     if (!missing.empty()) return;
     const std::string file = fmt::format("lib{}.so.{}", name, major);
-    library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    library = ::dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
     if (library == nullptr) missing = file;
   }
   template <class Function>

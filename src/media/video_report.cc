@@ -100,7 +100,8 @@ Error failure_error(const WorkerReport& report, const VideoLimits& limits) {
     case VideoFailure::broken_codec:
       return corrupt("the decoder does not take the headers of the video stream");
     case VideoFailure::no_frames:
-      return corrupt("the clip holds no frame that can be decoded");
+      return corrupt(
+          fmt::format("the clip holds no frame that can be decoded within the limit of {} pixels", limits.pixels_max));
     case VideoFailure::frame_too_large:
       return make_error(ErrorCode::too_large, kWhere, "frames of {} x {} pixels, over the limit of {} pixels", report.a,
                         report.b, limits.pixels_max);
