@@ -14,15 +14,10 @@
 #include <cstring>
 #include <utility>
 
+#include "base/descriptor.h"
+
 namespace keye {
 namespace {
-
-struct Descriptor {
-  int fd = -1;
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-};
 
 Error system_error(const Path& path, const char* action) {
   const int code = errno;
@@ -32,10 +27,10 @@ Error system_error(const Path& path, const char* action) {
 
 /// Opens a regular file and finds its size.
 Result<size_t> open_regular(const Path& path, Descriptor& out) {
-  out.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (out.fd < 0) return system_error(path, "open");
+  out = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!out) return system_error(path, "open");
   struct stat status {};
-  if (::fstat(out.fd, &status) != 0) return system_error(path, "stat");
+  if (::fstat(out.get(), &status) != 0) return system_error(path, "stat");
   if (!S_ISREG(status.st_mode)) return make_error(ErrorCode::io, path.string(), "not a regular file");
   return static_cast<size_t>(status.st_size);
 }
@@ -62,7 +57,7 @@ Result<std::string> read_all(const Descriptor& file, size_t size, const Path& pa
   size_t capacity = std::max(size, size_t{65535}) + 1;
   while (true) {
     text.resize(std::min(capacity, bytes_max + 1));
-    const ssize_t got = ::read(file.fd, text.data() + done, text.size() - done);
+    const ssize_t got = ::read(file.get(), text.data() + done, text.size() - done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return system_error(path, "read");
     if (got == 0) break;
@@ -81,12 +76,12 @@ Result<void> open_below(const Descriptor& root, const Path& relative, Descriptor
   struct open_how how {};
   how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  for (int tries = 0; tries < 100 && out.fd < 0; ++tries) {
-    out.fd = static_cast<int>(::syscall(SYS_openat2, root.fd, relative.c_str(), &how, sizeof(how)));
+  for (int tries = 0; tries < 100 && !out; ++tries) {
+    out = Descriptor(static_cast<int>(::syscall(SYS_openat2, root.get(), relative.c_str(), &how, sizeof(how))));
     // Whenever something in the folder is renamed meanwhile, the kernel cannot be sure and says EAGAIN.
-    if (out.fd < 0 && errno != EAGAIN && errno != EINTR) break;
+    if (!out && errno != EAGAIN && errno != EINTR) break;
   }
-  if (out.fd >= 0) return {};
+  if (out) return {};
   if (errno == EXDEV) return make_error(ErrorCode::invalid_argument, relative.string(), "leads out of the folder");
   if (errno == ENOSYS) {
     return make_error(ErrorCode::unsupported, relative.string(),
@@ -97,31 +92,46 @@ Result<void> open_below(const Descriptor& root, const Path& relative, Descriptor
 
 }  // namespace
 
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
 Result<std::string> read_file(const Path& path, size_t bytes_max) {
-  Descriptor file;
-  file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file.fd < 0) return system_error(path, "open");
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return system_error(path, "open");
   struct stat status {};
-  if (::fstat(file.fd, &status) != 0) return system_error(path, "stat");
+  if (::fstat(file.get(), &status) != 0) return system_error(path, "stat");
   if (S_ISDIR(status.st_mode)) return make_error(ErrorCode::io, path.string(), "is a folder; expected a file");
   return read_all(file, S_ISREG(status.st_mode) ? static_cast<size_t>(status.st_size) : 0, path, bytes_max);
 }
 
-Result<std::string> read_file_below(const Path& folder, const Path& relative, size_t bytes_max) {
-  Descriptor root;
-  root.fd = ::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (root.fd < 0) return system_error(relative, "open the folder of");
-  Descriptor file;
-  KEYE_TRY_VOID(open_below(root, relative, file));
+Result<OpenFile> open_file(const Path& path) {
+  OpenFile file;
+  KEYE_TRY(const size_t bytes, open_regular(path, file.descriptor));
+  file.bytes = static_cast<int64_t>(bytes);
+  return file;
+}
+
+Result<OpenFile> open_file_below(const Path& folder, const Path& relative) {
+  const Descriptor root(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root) return system_error(relative, "open the folder of");
+  OpenFile file;
+  KEYE_TRY_VOID(open_below(root, relative, file.descriptor));
   struct stat status {};
-  if (::fstat(file.fd, &status) != 0) return system_error(relative, "stat");
+  if (::fstat(file.descriptor.get(), &status) != 0) return system_error(relative, "stat");
   struct statfs filesystem {};
-  if (::fstatfs(file.fd, &filesystem) != 0) return system_error(relative, "stat");
+  if (::fstatfs(file.descriptor.get(), &filesystem) != 0) return system_error(relative, "stat");
   const bool made_up = filesystem.f_type == PROC_SUPER_MAGIC || filesystem.f_type == SYSFS_MAGIC;
   if (!S_ISREG(status.st_mode) || made_up) {
     return make_error(ErrorCode::io, relative.string(), "not a regular file");
   }
-  return read_all(file, static_cast<size_t>(status.st_size), relative, bytes_max);
+  file.bytes = status.st_size;
+  return file;
+}
+
+Result<std::string> read_file_below(const Path& folder, const Path& relative, size_t bytes_max) {
+  KEYE_TRY(const OpenFile file, open_file_below(folder, relative));
+  return read_all(file.descriptor, static_cast<size_t>(file.bytes), relative, bytes_max);
 }
 
 Result<void> write_file(const Path& path, std::string_view bytes) {
@@ -129,10 +139,10 @@ Result<void> write_file(const Path& path, std::string_view bytes) {
   temporary += fmt::format(".tmp{}", ::getpid());
   {
     Descriptor file;
-    file.fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file.fd < 0) return system_error(path, "create");
+    file = Descriptor(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (!file) return system_error(path, "create");
     while (!bytes.empty()) {
-      const ssize_t put = ::write(file.fd, bytes.data(), bytes.size());
+      const ssize_t put = ::write(file.get(), bytes.data(), bytes.size());
       if (put < 0 && errno == EINTR) continue;
       if (put < 0) {
         const Error error = system_error(path, "write");
@@ -156,7 +166,7 @@ Result<MappedFile> MappedFile::open(const Path& path) {
   MappedFile mapped;
   mapped.path_ = path;
   if (size == 0) return mapped;
-  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED) return system_error(path, "map");
   mapped.data_ = static_cast<const std::byte*>(address);
   mapped.size_ = size;

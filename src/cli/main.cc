@@ -4,6 +4,7 @@
 
 #include "cli/command.h"
 #include "cli/commands.h"
+#include "media/video_worker.h"
 
 namespace {
 
@@ -38,6 +39,8 @@ void print_help(std::FILE* out) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // This program as its own helper, started by media/video.h; no command of the user's.
+  if (argc == 2 && std::string_view(argv[1]) == "video-worker") keye::media::run_video_worker();
   std::signal(SIGPIPE, SIG_IGN);
   if (argc < 2) {
     print_help(stderr);

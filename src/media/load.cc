@@ -38,6 +38,16 @@ std::optional<Path> inside(const Path& root, const Path& path) {
   return Path(text.substr(std::min(text.find_first_not_of('/', prefix.size()), text.size())));
 }
 
+/// `path` from `root` on; `given` becomes the root's absolute path.
+Result<Path> path_inside(const Path& root, const Path& path, Path& given) {
+  std::error_code failure;
+  given = std::filesystem::absolute(root, failure).lexically_normal();
+  std::optional<Path> relative = inside(given, path);
+  if (!relative) relative = inside(std::filesystem::canonical(root, failure), path);
+  if (relative) return *std::move(relative);
+  return make_error(ErrorCode::invalid_argument, path.string(), "outside the folder that files are read from");
+}
+
 }  // namespace
 
 std::string shown_reference(std::string_view reference) {
@@ -154,14 +164,15 @@ Result<Path> file_uri_path(std::string_view uri) {
 }
 
 Result<std::string> load_below(const Path& root, const Path& path, const MediaLimits& limits) {
-  std::error_code failure;
-  const Path given = std::filesystem::absolute(root, failure).lexically_normal();
-  std::optional<Path> relative = inside(given, path);
-  if (!relative) relative = inside(std::filesystem::canonical(root, failure), path);
-  if (!relative) {
-    return make_error(ErrorCode::invalid_argument, path.string(), "outside the folder that files are read from");
-  }
-  return read_file_below(given, *relative, limits.bytes_max);
+  Path folder;
+  KEYE_TRY(const Path relative, path_inside(root, path, folder));
+  return read_file_below(folder, relative, limits.bytes_max);
+}
+
+Result<OpenFile> open_below(const Path& root, const Path& path) {
+  Path folder;
+  KEYE_TRY(const Path relative, path_inside(root, path, folder));
+  return open_file_below(folder, relative);
 }
 
 }  // namespace keye::media

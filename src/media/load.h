@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/descriptor.h"
 #include "base/file.h"
 #include "media/image.h"
 
@@ -19,6 +20,9 @@ Result<Path> file_uri_path(std::string_view uri);
 /// The file at `path`, an absolute path, when it lies below `root` (as given, or with its symbolic links resolved) and
 /// nothing on its way leads out. Errors: those of read_file_below; a path elsewhere is refused unlooked at.
 Result<std::string> load_below(const Path& root, const Path& path, const MediaLimits& limits);
+
+/// The same, opened.
+Result<OpenFile> open_below(const Path& root, const Path& path);
 
 /// `reference` for a message: a data URI is cut, as is what is too long for any path, and control characters are
 /// written as \xNN, so that nobody else's bytes steer a terminal.

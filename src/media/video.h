@@ -7,9 +7,10 @@
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "base/file.h"
+#include "base/descriptor.h"
 #include "media/frame_source.h"
 
 namespace keye::media {
@@ -28,6 +29,7 @@ struct VideoLimits {
 struct VideoWorkerProgram {
   Path program = "/proc/self/exe";
   std::vector<std::string> arguments = {"video-worker"};
+  std::vector<std::string> environment;  // NAME=value; a worker gets nothing else, least of all its parent's secrets
 };
 
 struct VideoOptions {
@@ -44,30 +46,25 @@ class Clip {
  public:
   /// Copies `bytes` into memory of its own. Errors: too_large (over bytes_max), io.
   static Result<Clip> from_bytes(std::string_view bytes, int64_t bytes_max);
-  /// A regular file. Errors: not_found, io, invalid_argument (not a regular file), too_large.
+  /// A regular file. Errors: not_found, io, too_large.
   static Result<Clip> from_file(const Path& path, int64_t bytes_max);
-  /// The same for `path`, an absolute path below `root`; as media::load_below.
+  /// The same for `path`, an absolute path below `root`, under the rules of media::load_below.
   static Result<Clip> from_file_below(const Path& root, const Path& path, int64_t bytes_max);
 
-  Clip(Clip&& other) noexcept;
-  Clip& operator=(Clip&& other) noexcept;
-  ~Clip();
-
-  int descriptor() const { return descriptor_; }
-  int64_t bytes() const { return bytes_; }
+  int descriptor() const { return file_.descriptor.get(); }
+  int64_t bytes() const { return file_.bytes; }
 
  private:
-  Clip(int descriptor, int64_t bytes) : descriptor_(descriptor), bytes_(bytes) {}
+  explicit Clip(OpenFile file) : file_(std::move(file)) {}
 
-  int descriptor_ = -1;
-  int64_t bytes_ = 0;
+  OpenFile file_;
 };
 
 /// Opens clips. One for a server or a command; any thread may use it.
 class VideoDecoder {
  public:
   explicit VideoDecoder(VideoOptions options);
-  /// Ends all workers; the sources opened give errors from then on.
+  /// Ends all workers that are not reading; the sources opened give errors from then on.
   ~VideoDecoder();
 
   /// Opens MP4/MOV, Matroska/WebM, AVI, MPEG-TS and GIF with H.264, HEVC, VP8, VP9, AV1, MPEG-4 or GIF in it. Reads the
@@ -85,8 +82,7 @@ class VideoDecoder {
   Result<std::unique_ptr<FrameSource>> open(Clip clip, std::stop_token stop);
 
  private:
-  class Impl;
-  std::shared_ptr<Impl> impl_;
+  std::shared_ptr<class WorkerPool> pool_;
 };
 
 }  // namespace keye::media
