@@ -4,7 +4,7 @@
 #include <mutex>
 #include <utility>
 
-#include "prompt/pictures.h"
+#include "prompt/media_loader.h"
 
 namespace keye::engine {
 namespace {
@@ -36,7 +36,7 @@ bool has_pictures(const PromptSource& source) {
 
 int64_t picture_bytes(const prompt::Prompt& prompt) {
   int64_t bytes = 0;
-  for (const prompt::VisionItem& item : prompt.vision) bytes += static_cast<int64_t>(item.image.rgb.size());
+  for (const prompt::VisionItem& item : prompt.vision) bytes += static_cast<int64_t>(item.image->rgb.size());
   return bytes;
 }
 

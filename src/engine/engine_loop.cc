@@ -129,7 +129,7 @@ void EngineLoop::begin_vision(const PictureNeed& need) {
   }
   try {
     VisionJob job{.need = need, .key = key, .patches = {}, .features = {}};
-    job.patches = loaded_.prompts->image_processor()->patchify(item.image);
+    job.patches = loaded_.prompts->image_processor()->patchify(*item.image);
     job.features = std::make_shared<Tensor>(
         loaded_.backend->tensor(DType::f32, {item.tokens, loaded_.model->config().text.hidden}));
     vision_ = std::move(job);
