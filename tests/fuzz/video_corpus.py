@@ -74,6 +74,19 @@ def state(pid):
             "children": len(ids)}
 
 
+def settled(pid):
+    """When nothing changes: a worker that was started ahead may be on its way."""
+    now, still = state(pid), 0
+    for _ in range(100):
+        time.sleep(0.1)
+        last, now = now, state(pid)
+        same = now["descriptors"] == last["descriptors"] and now["children"] == last["children"]
+        still = still + 1 if same else 0
+        if still >= 5:
+            break
+    return now
+
+
 class Decoder:
     """clip_tool check: a line for a path."""
 
@@ -140,7 +153,7 @@ def main():
         before, slowest = None, 0
         for i in range(arguments.count):
             if i == arguments.count // 10:
-                before = state(target.pid)  # whatever grows once has grown
+                before = settled(target.pid)  # whatever grows once has grown
             clip = spoiled(seeds[i % len(seeds)], draw)
             begin = time.monotonic()
             code, message = target.outcome(clip)
@@ -155,7 +168,7 @@ def main():
         for clip in seeds:
             if target.outcome(clip)[0] != "ok":
                 bad.append((-1, "a whole clip is refused after the spoiled ones", ""))
-        after = state(target.pid)
+        after = settled(target.pid)
     print(f"{arguments.count} clips: {dict(counts)}; the slowest took {slowest:.1f} s")
     print(f"before {before}\nafter  {after}")
     for row in bad:
