@@ -98,8 +98,7 @@ void look_at_memory_for(Findings& findings, const model::ModelConfig& config) {
   const auto limit = static_cast<double>(memory_limit_bytes());
   const auto per_token = static_cast<double>(model::kv_spec_of(config, {}).bytes_per_token());
   const double room = 0.7 * limit - weights;
-  const std::string found =
-      fmt::format("weights {}, KV cache {:.1f} KB a token", gigabytes(weights), per_token / 1e3);
+  const std::string found = fmt::format("weights {}, KV cache {:.1f} KB a token", gigabytes(weights), per_token / 1e3);
   if (room <= 64 * per_token) {
     findings.push_back(
         {Verdict::bad, "fits", found, fmt::format("the machine has {}: this model needs more", gigabytes(limit))});

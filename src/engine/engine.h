@@ -32,8 +32,8 @@ struct EngineStats {
   size_t vision_cache_bytes = 0;
   uint64_t steps = 0;
   uint64_t steps_abandoned = 0;  // in the middle, as nobody wanted their results any more
-  uint64_t prompt_tokens = 0;  // computed, after preemptions again
-  uint64_t cached_tokens = 0;  // of prompts, found
+  uint64_t prompt_tokens = 0;    // computed, after preemptions again
+  uint64_t cached_tokens = 0;    // of prompts, found
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
   uint64_t pictures_encoded = 0, pictures_found = 0;

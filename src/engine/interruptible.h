@@ -46,8 +46,8 @@ class Interruptible {
 
   ops::Backend& backend_;
   std::mutex mutex_;
-  std::vector<RequestId> working_for_;          // while work can be left
-  std::unordered_set<RequestId> abandoned_;     // of which the engine was not told yet
+  std::vector<RequestId> working_for_;       // while work can be left
+  std::unordered_set<RequestId> abandoned_;  // of which the engine was not told yet
   bool all_abandoned_ = false;
   bool must_finish_ = false;
 };

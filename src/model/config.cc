@@ -27,7 +27,7 @@ constexpr Architecture kArchitectures[] = {
 };
 
 constexpr int kLatentWidthMax = 576;  // of a token in the cache: as wide as the kernels go
-constexpr int kSizeMax = 1 << 24;  // of any single dimension: larger is a damaged file
+constexpr int kSizeMax = 1 << 24;     // of any single dimension: larger is a damaged file
 
 /// Reads fields of one JSON object and remembers the first that is wrong.
 class Fields {
@@ -198,7 +198,8 @@ void parse_yarn(Fields& fields, TextConfig& text) {
 /// What DeepSeek-V3 calls otherwise than Qwen3, and what only it has.
 void parse_latent(Fields& fields, TextConfig& text) {
   LatentConfig latent;
-  if (!fields.has("q_lora_rank")) fields.fail("q_lora_rank", "is missing: queries that are not compressed are not supported");
+  if (!fields.has("q_lora_rank"))
+    fields.fail("q_lora_rank", "is missing: queries that are not compressed are not supported");
   latent.query_rank = fields.integer("q_lora_rank", 1);
   latent.kv_rank = fields.integer("kv_lora_rank", std::nullopt);
   latent.plain_dim = fields.integer("qk_nope_head_dim", std::nullopt, 1, 4096);

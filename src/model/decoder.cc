@@ -205,8 +205,8 @@ void Decoder::list_feed_forward(WeightList& list, int index, bool fused_experts)
     // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
     const std::string name = m + "experts.gate_up_proj";
     const Shape stored{experts, c, 2 * f};
-    list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f},
-                      {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f}, gate_up);
+    list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f}, {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f},
+                      gate_up);
     list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
   }
 }
@@ -393,11 +393,9 @@ void Decoder::feed_forward(int index, int64_t n) {
 
 /// hidden += down (silu(gate normed) * up normed)
 void Decoder::gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, int64_t n) {
-  ops::linear(backend_, {.x = take(work_.normed, n),
-                         .w = gate_up,
-                         .bias = {},
-                         .activation = ops::Activation::silu_mul,
-                         .out = inner});
+  ops::linear(
+      backend_,
+      {.x = take(work_.normed, n), .w = gate_up, .bias = {}, .activation = ops::Activation::silu_mul, .out = inner});
   ops::linear(backend_, {.x = inner, .w = down, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
 }
 

@@ -41,15 +41,15 @@ class Decoder {
   };
   /// Activations of one step, sized once for options.step_tokens_max rows.
   struct Workspace {
-    Tensor hidden;       // [n, c] f32: the residual stream
-    Tensor normed;       // [n, c]
-    Tensor exact_input;  // [n, c] f32: of router and indexer
-    Tensor qkv;          // [n, (h + 2 g) d] f32
-    Tensor q;            // [n, h, d]
-    Tensor mixed;        // [n, h d]
-    Tensor inner;        // [n, f]
+    Tensor hidden;        // [n, c] f32: the residual stream
+    Tensor normed;        // [n, c]
+    Tensor exact_input;   // [n, c] f32: of router and indexer
+    Tensor qkv;           // [n, (h + 2 g) d] f32
+    Tensor q;             // [n, h, d]
+    Tensor mixed;         // [n, h d]
+    Tensor inner;         // [n, f]
     Tensor shared_inner;  // [n, f of the shared experts]
-    Tensor cos, sin;     // [n, d / 2] f32
+    Tensor cos, sin;      // [n, d / 2] f32
     Tensor index_cos, index_sin, index_q_gate, index_k, index_q, index_gate;
     Tensor chosen;  // [n, topk] i32
     Tensor router_logits, experts, expert_weights;

@@ -110,8 +110,8 @@ Result<void> check_options(const ModelConfig& config, const ModelOptions& option
 
 Result<void> check_device(const ModelConfig& config, const ops::Backend& backend) {
   if (!config.text.latent || backend.has_latent_attention()) return {};
-  return make_error(ErrorCode::unsupported, backend.name(), "{} has latent attention, which is not there yet; use the CPU",
-                    config.architecture);
+  return make_error(ErrorCode::unsupported, backend.name(),
+                    "{} has latent attention, which is not there yet; use the CPU", config.architecture);
 }
 
 }  // namespace

@@ -101,7 +101,8 @@ void LatentAttention::list_weights(WeightList& list, const std::string& prefix) 
     const int64_t keys = i * rows * l.kv_rank;
     const int64_t values = keys + int64_t{l.plain_dim} * l.kv_rank;
     list.matrix({{name, stored, keys, l.kv_rank, l.plain_dim, 1, l.kv_rank}}, &layer.key_up[static_cast<size_t>(i)]);
-    list.matrix({{name, stored, values, l.value_dim, l.kv_rank, l.kv_rank, 1}}, &layer.value_up[static_cast<size_t>(i)]);
+    list.matrix({{name, stored, values, l.value_dim, l.kv_rank, l.kv_rank, 1}},
+                &layer.value_up[static_cast<size_t>(i)]);
   }
   list.matrix({whole_matrix(prefix + "o_proj.weight", hidden_, h * l.value_dim)}, &layer.out);
 }
@@ -132,8 +133,8 @@ void LatentAttention::attend(int index, ConstView normed, ops::Indices slots, op
   const View cos = rows(work_.cos.view(), 0, n);
   const View sin = rows(work_.sin.view(), 0, n);
   ops::linear(backend_, {.x = normed, .w = layer.down, .bias = {}, .out = down});
-  ops::latent_input(backend_, {down, layer.query_norm.view(), layer.latent_norm.view(), norm_eps_, cos, sin, rope_scale_,
-                               slots, query, plane});
+  ops::latent_input(backend_, {down, layer.query_norm.view(), layer.latent_norm.view(), norm_eps_, cos, sin,
+                               rope_scale_, slots, query, plane});
   const View heads = rows(work_.heads.view(), 0, n);
   ops::linear(backend_, {.x = query, .w = layer.query_up, .bias = {}, .out = heads});
 

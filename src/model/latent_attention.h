@@ -1,7 +1,7 @@
-// Attention of DeepSeek-V3 (MLA): queries and keys/values are compressed, and one latent row for each token is all that the
-// cache holds. Queries are brought into the latent space of the keys, and the mixes of latents from there into the heads'
-// own ("absorbed"), for prompts as for replies: another form for prompts would need less arithmetic, but then a token's
-// bits would depend on whether it came as part of a prompt.
+// Attention of DeepSeek-V3 (MLA): queries and keys/values are compressed, and one latent row for each token is all that
+// the cache holds. Queries are brought into the latent space of the keys, and the mixes of latents from there into the
+// heads' own ("absorbed"), for prompts as for replies: another form for prompts would need less arithmetic, but then a
+// token's bits would depend on whether it came as part of a prompt.
 #pragma once
 
 #include <string>
@@ -28,13 +28,13 @@ class LatentAttention {
 
  private:
   struct Layer {
-    ops::PackedMatrix down;  // [a + r + p, c]: compressed query, latent, rotated part of the key
-    Tensor query_norm;       // [a]
-    Tensor latent_norm;      // [r]
-    ops::PackedMatrix query_up;                // [h (d + p), a]
-    std::vector<ops::PackedMatrix> key_up;     // each head's [r, d]: from its query into the latent space
-    std::vector<ops::PackedMatrix> value_up;   // each head's [v, r]: from there into its values
-    ops::PackedMatrix out;                     // [c, h v]
+    ops::PackedMatrix down;                   // [a + r + p, c]: compressed query, latent, rotated part of the key
+    Tensor query_norm;                        // [a]
+    Tensor latent_norm;                       // [r]
+    ops::PackedMatrix query_up;               // [h (d + p), a]
+    std::vector<ops::PackedMatrix> key_up;    // each head's [r, d]: from its query into the latent space
+    std::vector<ops::PackedMatrix> value_up;  // each head's [v, r]: from there into its values
+    ops::PackedMatrix out;                    // [c, h v]
   };
   struct Workspace {
     Tensor down;          // [n, a + r + p] f32
@@ -59,11 +59,11 @@ class LatentAttention {
   DType dtype_;
   std::vector<Layer> layers_;
   int listed_ = 0;
-  Tensor inv_freq_;      // [p / 2] f32
-  float rope_scale_;     // of cosines and sines
+  Tensor inv_freq_;   // [p / 2] f32
+  float rope_scale_;  // of cosines and sines
   float softmax_scale_;
   Workspace work_;
-  int64_t tokens_ = 0;   // of the step
+  int64_t tokens_ = 0;  // of the step
 };
 
 }  // namespace keye::model

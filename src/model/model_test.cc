@@ -108,10 +108,21 @@ TEST(Config, ChecksExpertsAndIndexer) {
 }
 
 TEST(Config, ChecksLatentAttention) {
-  Json json = {{"architectures", {"DeepseekV3ForCausalLM"}}, {"hidden_size", 8}, {"num_hidden_layers", 2},
-               {"num_attention_heads", 2}, {"intermediate_size", 8}, {"vocab_size", 10}, {"kv_lora_rank", 4},
-               {"qk_nope_head_dim", 4}, {"qk_rope_head_dim", 2}, {"v_head_dim", 4}, {"n_routed_experts", 4},
-               {"num_experts_per_tok", 2}, {"moe_intermediate_size", 4}, {"n_group", 2}, {"topk_group", 1}};
+  Json json = {{"architectures", {"DeepseekV3ForCausalLM"}},
+               {"hidden_size", 8},
+               {"num_hidden_layers", 2},
+               {"num_attention_heads", 2},
+               {"intermediate_size", 8},
+               {"vocab_size", 10},
+               {"kv_lora_rank", 4},
+               {"qk_nope_head_dim", 4},
+               {"qk_rope_head_dim", 2},
+               {"v_head_dim", 4},
+               {"n_routed_experts", 4},
+               {"num_experts_per_tok", 2},
+               {"moe_intermediate_size", 4},
+               {"n_group", 2},
+               {"topk_group", 1}};
   EXPECT_NE(refusal(json).find("q_lora_rank"), std::string::npos);
   json["q_lora_rank"] = 4;
   EXPECT_EQ(refusal(json), "accepted");
@@ -269,7 +280,8 @@ TEST(Shapes, CountWhatThePublishedModelsHave) {
   // Attention, router and its bias, 257 experts; e4m3 but for what is multiplied out, f32 or a table.
   const ModelConfig layer = *named_shape("keye-671b-layer");
   const int64_t attention = 2112 * 7168 + 1536 + 512 + 24576 * 1536 + 32768 * 512 + int64_t{7168} * 16384;
-  EXPECT_EQ(count_parameters(layer), attention + 257 * 7168 + 256 - 7168 + int64_t{257} * 3 * 2048 * 7168 + 3 * 7168 + 2 * 1024 * 7168);
+  EXPECT_EQ(count_parameters(layer),
+            attention + 257 * 7168 + 256 - 7168 + int64_t{257} * 3 * 2048 * 7168 + 3 * 7168 + 2 * 1024 * 7168);
   EXPECT_NEAR(static_cast<double>(weight_bytes(layer, DType::bf16)), 11.55e9, 0.05e9);
   EXPECT_EQ(named_shape("nonsense").error().code, ErrorCode::invalid_argument);
 }

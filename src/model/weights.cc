@@ -172,9 +172,8 @@ bool holds_nan(const ConstView& codes) {
 
 bool WeightList::may_keep_blocks(const Entry& entry) const {
   return blocks_ && entry.matrix != nullptr && !entry.always_f32 &&
-         std::all_of(entry.parts.begin(), entry.parts.end(), [](const MatrixPart& part) {
-           return is_whole(part) && part.name.starts_with("model.layers.");
-         });
+         std::all_of(entry.parts.begin(), entry.parts.end(),
+                     [](const MatrixPart& part) { return is_whole(part) && part.name.starts_with("model.layers."); });
 }
 
 size_t WeightList::bytes(DType dtype) const {

@@ -19,8 +19,9 @@ void latent_input(Backend& backend, const LatentInput& op) {
   check_view("cos", op.cos, {n, p / 2}, {DType::f32});
   check_view("sin", op.sin, {n, p / 2}, {DType::f32});
   check_view("q", op.q, {n, a}, {DType::f32, DType::bf16});
-  KEYE_CHECK(op.rows.layout == PlaneLayout::rows && op.rows.heads == 1 && op.rows.dim == r + p && op.rows.data != nullptr,
-             "the plane has {} heads of {}", op.rows.heads, op.rows.dim);
+  KEYE_CHECK(
+      op.rows.layout == PlaneLayout::rows && op.rows.heads == 1 && op.rows.dim == r + p && op.rows.data != nullptr,
+      "the plane has {} heads of {}", op.rows.heads, op.rows.dim);
   KEYE_CHECK(op.rows.dim <= kHeadDimMax, "rows of {} elements; at most {}", op.rows.dim, kHeadDimMax);
   KEYE_CHECK(op.rows.dtype == op.q.dtype || op.rows.scaled(), "the plane is {}", dtype_name(op.rows.dtype));
   check_slots(op.slots, n);

@@ -1,6 +1,6 @@
 // What stands around the attention of DeepSeek-V3 (MLA), whose heads share one latent key and value for each token. The
-// attention itself is paged_attention with a single key/value head: the cached row of a token is [latent | rotated part],
-// all of it is the key, and its beginning, the latent, the value.
+// attention itself is paged_attention with a single key/value head: the cached row of a token is [latent | rotated
+// part], all of it is the key, and its beginning, the latent, the value.
 #pragma once
 
 #include "ops/indices.h"

@@ -13,7 +13,8 @@ struct Sizes {
 };
 
 /// From one token to more than a thread's share, widths that fill no register, and the widths of DeepSeek-V3.
-const Sizes kSizes[] = {{1, 2, 2, 2, 1, 2}, {7, 48, 32, 16, 4, 32}, {130, 33, 30, 10, 3, 7}, {70, 1536, 512, 64, 5, 128}};
+const Sizes kSizes[] = {
+    {1, 2, 2, 2, 1, 2}, {7, 48, 32, 16, 4, 32}, {130, 33, 30, 10, 3, 7}, {70, 1536, 512, 64, 5, 128}};
 
 Tensor rounded(const Tensor& x, DType dtype) {
   if (dtype == DType::f32) return copy_of(x.view());
@@ -35,10 +36,13 @@ Written write(Backend& backend, const Sizes& s, DType dtype, DType plane_dtype) 
   const Tensor sin = random_tensor({s.tokens, s.rope / 2}, 5);
   std::vector<int32_t> slots;  // from the middle of page 2 into page 0, where it begins anew
   for (int64_t t = 0; t < s.tokens; ++t) {
-    slots.push_back(static_cast<int32_t>(t < 30 ? 2 * kPageTokens + 34 + t : t - 30 < kPageTokens ? t - 30 : kPageTokens + t - 30 - kPageTokens));
+    slots.push_back(static_cast<int32_t>(t < 30                 ? 2 * kPageTokens + 34 + t
+                                         : t - 30 < kPageTokens ? t - 30
+                                                                : kPageTokens + t - 30 - kPageTokens));
   }
   KvPlane plane{nullptr, plane_dtype, PlaneLayout::rows, 1, static_cast<int>(width)};
-  Written written{Tensor(dtype, {s.tokens, s.query}), Tensor(DType::u8, {static_cast<int64_t>(3 * plane.page_bytes())})};
+  Written written{Tensor(dtype, {s.tokens, s.query}),
+                  Tensor(DType::u8, {static_cast<int64_t>(3 * plane.page_bytes())})};
   std::memset(written.rows.view().data, 0x11, 3 * plane.page_bytes());
   plane.data = written.rows.as<std::byte>();
   latent_input(backend, {x.view(), q_norm.view(), kv_norm.view(), 1e-6F, cos.view(), sin.view(), 1.25F, slots,
@@ -71,8 +75,8 @@ TEST(Latent, InputNormalisesAndRotatesNeighbours) {
   std::vector<float> page(kPageTokens * 4, 7.0F);
   const int32_t slots[] = {0};
   const auto view = [](const float* data, Shape shape) { return ConstView{data, DType::f32, shape}; };
-  latent_input(*backend, {view(x, {1, 6}), view(ones, {2}), view(ones, {2}), 0.0F, view(cos, {1, 1}), view(sin, {1, 1}), 2.0F,
-                          slots, View{q, DType::f32, {1, 2}},
+  latent_input(*backend, {view(x, {1, 6}), view(ones, {2}), view(ones, {2}), 0.0F, view(cos, {1, 1}), view(sin, {1, 1}),
+                          2.0F, slots, View{q, DType::f32, {1, 2}},
                           KvPlane{reinterpret_cast<std::byte*>(page.data()), DType::f32, PlaneLayout::rows, 1, 4}});
   const float root = std::sqrt(12.5F);  // of the mean square of 3 and 4; 6 and 8 are twice as large
   EXPECT_FLOAT_EQ(q[0], 3 / root);
@@ -127,7 +131,8 @@ TEST(Latent, ValuesMayBeTheBeginningsOfKeys) {
   struct Case {
     int heads, latent, rope, context, rows;
   };
-  for (const Case& c : {Case{4, 32, 16, 0, 5}, Case{3, 30, 10, 70, 1}, Case{50, 512, 64, 1030, 1}, Case{20, 512, 64, 63, 3}}) {
+  for (const Case& c :
+       {Case{4, 32, 16, 0, 5}, Case{3, 30, 10, 70, 1}, Case{50, 512, 64, 1030, 1}, Case{20, 512, 64, 63, 3}}) {
     const int width = c.latent + c.rope;
     const int64_t tokens = c.context + c.rows;
     const auto pages = pages_for(tokens);
@@ -144,12 +149,9 @@ TEST(Latent, ValuesMayBeTheBeginningsOfKeys) {
       const SequenceRows sequence{0, c.rows, c.context, order};
       const auto run = [&](Backend& backend, const KvPlane& v) {
         Tensor out(dtype, {c.rows, int64_t{c.heads} * v.dim});
-        paged_attention(backend, {.q = q.view(),
-                                  .k = keys,
-                                  .v = v,
-                                  .sequences = std::span(&sequence, 1),
-                                  .scale = 0.3F,
-                                  .out = out.view()});
+        paged_attention(
+            backend,
+            {.q = q.view(), .k = keys, .v = v, .sequences = std::span(&sequence, 1), .scale = 0.3F, .out = out.view()});
         return out;
       };
       const Tensor expected = run(*reference, values);

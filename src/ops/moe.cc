@@ -18,9 +18,9 @@ void moe_route(Backend& backend, const MoeRoute& op) {
     const int64_t e = op.logits.shape[1];
     KEYE_CHECK(backend.has_latent_attention(), "{}: no routing by sigmoid", backend.name());
     check_view("bias", op.bias, {e}, {DType::f32});
-    KEYE_CHECK(1 <= op.groups_kept && op.groups_kept <= op.groups && e % op.groups == 0 &&
-                   k <= e / op.groups * op.groups_kept,
-               "{} experts of {} of {} groups", k, op.groups_kept, op.groups);
+    KEYE_CHECK(
+        1 <= op.groups_kept && op.groups_kept <= op.groups && e % op.groups == 0 && k <= e / op.groups * op.groups_kept,
+        "{} experts of {} of {} groups", k, op.groups_kept, op.groups);
   } else {
     KEYE_CHECK(op.bias.empty() && op.groups == 1 && op.factor == 1, "a softmax has no bias, groups or factor");
   }

@@ -12,7 +12,8 @@ class Backend;
 
 /// How a token's logits become its choice of experts.
 ///   softmax  Qwen3: over all experts; the k largest
-///   sigmoid  DeepSeek-V3: of each logit alone. To choose, `bias` is added to it. The experts stand in `groups` groups of
+///   sigmoid  DeepSeek-V3: of each logit alone. To choose, `bias` is added to it. The experts stand in `groups` groups
+///   of
 ///            equal size; a group's rank is the sum of its two best (of its only one), and the k largest of the
 ///            `groups_kept` best groups are chosen. Their weights are without the bias.
 enum class RouterScore : uint8_t { softmax, sigmoid };

@@ -15,7 +15,8 @@ inline constexpr int kPanel = 32;
 /// panel is padded with zeros. Sums run over the inputs in order, one lane per output, for every batch size.
 ///   bf16: [panels][ceil(inputs / 2)][kPanel][2]   pairs along the inputs; an odd last input is paired with zero
 ///   f32:  [panels][inputs][kPanel]
-///   f8_e4m3: as bf16, a byte an element; element (o, i) counts scales[o / 16 of the panels' halves][i / block_inputs] times
+///   f8_e4m3: as bf16, a byte an element; element (o, i) counts scales[o / 16 of the panels' halves][i / block_inputs]
+///   times
 /// A gated matrix holds gate and up projections of f outputs each (outputs == 2 * f): panel i holds gate rows
 /// [16 i, 16 i + 16) in lanes 0..15 and the same up rows in lanes 16..31, each half padded with zeros.
 struct PackedMatrix {

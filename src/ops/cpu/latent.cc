@@ -46,24 +46,22 @@ void CpuBackend::do_latent_query(const LatentQuery& op) {
   const size_t element = dtype_bytes(op.q.dtype);
   const auto latent_bytes = static_cast<size_t>(r) * element;
   const auto rope_floats = static_cast<size_t>(2 * pairs);
-  for_each_range(pool_, n, h * (2 * static_cast<int64_t>(latent_bytes) + 16 * pairs),
-                 [&](int64_t begin, int64_t end, int worker) {
-                   auto* rotated = static_cast<float*>(scratch(worker, rope_floats * sizeof(float)));
-                   for (int64_t t = begin; t < end; ++t) {
-                     auto* to = op.q.as<std::byte>() + static_cast<size_t>(t * h * (r + 2 * pairs)) * element;
-                     for (int64_t head = 0; head < h; ++head) {
-                       std::memcpy(to, op.latent.as<std::byte>() + static_cast<size_t>(head * n + t) * latent_bytes,
-                                   latent_bytes);
-                       to += latent_bytes;
-                       const float* x = op.x.as<float>() + (t * h + head + 1) * op.x.shape[2] - 2 * pairs;
-                       std::memcpy(rotated, x, rope_floats * sizeof(float));
-                       rotate_pairs(rotated, op.cos.as<float>() + t * pairs, op.sin.as<float>() + t * pairs,
-                                    op.rope_scale, pairs);
-                       round_to(*kernels, op.q.dtype, static_cast<int>(2 * pairs), rotated, to);
-                       to += rope_floats * element;
-                     }
-                   }
-                 });
+  for_each_range(
+      pool_, n, h * (2 * static_cast<int64_t>(latent_bytes) + 16 * pairs), [&](int64_t begin, int64_t end, int worker) {
+        auto* rotated = static_cast<float*>(scratch(worker, rope_floats * sizeof(float)));
+        for (int64_t t = begin; t < end; ++t) {
+          auto* to = op.q.as<std::byte>() + static_cast<size_t>(t * h * (r + 2 * pairs)) * element;
+          for (int64_t head = 0; head < h; ++head) {
+            std::memcpy(to, op.latent.as<std::byte>() + static_cast<size_t>(head * n + t) * latent_bytes, latent_bytes);
+            to += latent_bytes;
+            const float* x = op.x.as<float>() + (t * h + head + 1) * op.x.shape[2] - 2 * pairs;
+            std::memcpy(rotated, x, rope_floats * sizeof(float));
+            rotate_pairs(rotated, op.cos.as<float>() + t * pairs, op.sin.as<float>() + t * pairs, op.rope_scale, pairs);
+            round_to(*kernels, op.q.dtype, static_cast<int>(2 * pairs), rotated, to);
+            to += rope_floats * element;
+          }
+        }
+      });
 }
 
 void CpuBackend::do_swap_axes(const SwapAxes& op) {

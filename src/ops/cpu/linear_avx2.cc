@@ -160,10 +160,10 @@ KEYE_INLINE __m256i widen_codes(__m128i codes) {
   const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
   const __m256i normal = _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
   // Of 0 to 7 times 2^-9: the lower and the upper bytes.
-  const __m256i lower = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 0, static_cast<char>(0x80), static_cast<char>(0xc0), 0, 0x20, 0x40, 0x60, 0, 0, 0, 0, 0, 0, 0, 0));
-  const __m256i upper = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0));
+  const __m256i lower = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+      0, 0, static_cast<char>(0x80), static_cast<char>(0xc0), 0, 0x20, 0x40, 0x60, 0, 0, 0, 0, 0, 0, 0, 0));
+  const __m256i upper =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0));
   const __m256i none = _mm256_set1_epi16(static_cast<int16_t>(0x8000));  // an index of 0x80 gives zero
   const __m256i small = _mm256_or_si256(
       _mm256_shuffle_epi8(lower, _mm256_or_si256(magnitude, none)),
@@ -197,7 +197,7 @@ void expand_f32(const uint8_t* codes, int64_t inputs, void* panel) {
   }
 }
 
-constexpr CodeKernels kCodeKernels = {.expand_bf16 = expand_bf16, .expand_f32 = expand_f32};
+constexpr CodeKernels kCodeKernels = {.expand_bf16 = expand_bf16, .expand_f32 = expand_f32, .in_place = {}};
 
 constexpr LinearKernels kKernels = {
     .bf16 = tile_family<SplitProduct256>(),

@@ -55,7 +55,8 @@ void RefBackend::do_latent_query(const LatentQuery& op) {
       }
       const float* x = op.x.as<float>() + (t * h + head + 1) * op.x.shape[2] - 2 * pairs;
       std::memcpy(rotated.data(), x, static_cast<size_t>(2 * pairs) * sizeof(float));
-      rotate_pairs(rotated.data(), op.cos.as<float>() + t * pairs, op.sin.as<float>() + t * pairs, op.rope_scale, pairs);
+      rotate_pairs(rotated.data(), op.cos.as<float>() + t * pairs, op.sin.as<float>() + t * pairs, op.rope_scale,
+                   pairs);
       for (int64_t i = 0; i < 2 * pairs; ++i) {
         store_element(op.q.dtype, op.q.data, to + r + i, rotated[static_cast<size_t>(i)]);
       }

@@ -47,8 +47,7 @@ PanelSums panel_sums(const PackedMatrix& w, int64_t panel, const BFloat16* x) {
 template <class T>
 PanelSums block_sums(const PackedMatrix& w, int64_t panel, const T* x) {
   constexpr int64_t kStep = std::is_same_v<T, BFloat16> ? 2 : 1;
-  const auto* codes =
-      static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
+  const auto* codes = static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
   const auto* scales = static_cast<const float*>(w.scales.data()) + panel * w.scale_blocks() * 2;
   PanelSums totals{};
   for (int64_t begin = 0; begin < w.inputs; begin += w.block_inputs, scales += 2) {
@@ -60,9 +59,9 @@ PanelSums block_sums(const PackedMatrix& w, int64_t panel, const T* x) {
         };
         const auto in = [&](int64_t at) { return at < w.inputs ? static_cast<float>(x[at]) : 0.0F; };
         if constexpr (kStep == 1) {
-          sums[lane] += in(i) * weight(i);
+          sums[lane] += in(i)*weight(i);
         } else {
-          sums[lane] += in(i) * weight(i) + in(i + 1) * weight(i + 1);
+          sums[lane] += in(i)*weight(i) + in(i + 1) * weight(i + 1);
         }
       }
     }
@@ -132,7 +131,8 @@ void pack_scales(const PackMatrix& source, PackedMatrix& packed) {
   for (size_t b = 0; b < source.blocks.size(); ++b) {
     const StridedMatrix& block = source.blocks[b];
     for (int64_t row = 0; row < block.rows; row += kPanel / 2) {
-      const int64_t half = source.gated ? 2 * (row / (kPanel / 2)) + static_cast<int64_t>(b) : (output + row) / (kPanel / 2);
+      const int64_t half =
+          source.gated ? 2 * (row / (kPanel / 2)) + static_cast<int64_t>(b) : (output + row) / (kPanel / 2);
       for (int64_t i = 0; i < blocks; ++i) {
         scales[(half / 2 * blocks + i) * 2 + half % 2] = block.scale(row, i * packed.block_inputs);
       }

@@ -33,14 +33,14 @@ class RefBackend : public Backend {
   void do_indexer_input(const IndexerInput& op) override;           // ref/indexer.cc
   void do_sparse_select(const SparseSelect& op) override;           // ref/indexer.cc
   bool has_latent_attention() const override { return true; }
-  void do_latent_input(const LatentInput& op) override;             // ref/latent.cc
-  void do_latent_query(const LatentQuery& op) override;             // ref/latent.cc
-  void do_swap_axes(const SwapAxes& op) override;                   // ref/latent.cc
-  void do_moe_route(const MoeRoute& op) override;                   // ref/moe.cc
-  void do_moe_group(const MoeGroup& op) override;                   // ref/moe.cc
-  void do_moe_combine(const MoeCombine& op) override;               // ref/moe.cc
-  void do_add_position_grid(const AddPositionGrid& op) override;    // ref/vision.cc
-  void do_merge_patches(const MergePatches& op) override;           // ref/vision.cc
+  void do_latent_input(const LatentInput& op) override;           // ref/latent.cc
+  void do_latent_query(const LatentQuery& op) override;           // ref/latent.cc
+  void do_swap_axes(const SwapAxes& op) override;                 // ref/latent.cc
+  void do_moe_route(const MoeRoute& op) override;                 // ref/moe.cc
+  void do_moe_group(const MoeGroup& op) override;                 // ref/moe.cc
+  void do_moe_combine(const MoeCombine& op) override;             // ref/moe.cc
+  void do_add_position_grid(const AddPositionGrid& op) override;  // ref/vision.cc
+  void do_merge_patches(const MergePatches& op) override;         // ref/vision.cc
 };
 
 }  // namespace keye::ops
