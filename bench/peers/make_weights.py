@@ -9,6 +9,7 @@ gguf from PyPI.
 import argparse
 import gzip
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import numpy as np
 
 BF16 = gguf.GGMLQuantizationType.BF16
 HEAD_DIM = 128
-VOCAB = 151936
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,24 @@ class Shape:
     kv_heads: int
     intermediate: int
     tied: bool  # the output matrix is the embedding
+    vocab: int = 151936
+    experts: int = 0  # each of `intermediate`; 0: one dense network
+    experts_used: int = 0
 
 
 SHAPES = {
     "qwen3-0.6b": Shape(layers=28, hidden=1024, heads=16, kv_heads=8, intermediate=3072, tied=True),
     "qwen3-8b": Shape(layers=36, hidden=4096, heads=32, kv_heads=8, intermediate=12288, tied=False),
+    # One layer of a Qwen3-MoE, with next to no vocabulary: what is timed is the layer.
+    "keye-2.0-30b-a3b-layer": Shape(layers=1, hidden=2048, heads=32, kv_heads=4, intermediate=768, tied=True, vocab=1024,
+                                    experts=128, experts_used=8),
 }
 
 
 def tensors_of(shape: Shape):
-    """(name, rows, columns) of every tensor in file order; a vector has no rows."""
+    """(name, rows, columns) of every tensor in file order; a vector has no rows. Of experts, all rows follow each other."""
     queries, keys = shape.heads * HEAD_DIM, shape.kv_heads * HEAD_DIM
-    yield "token_embd", VOCAB, shape.hidden
+    yield "token_embd", shape.vocab, shape.hidden
     for layer in range(shape.layers):
         block = f"blk.{layer}."
         yield block + "attn_norm", None, shape.hidden
@@ -51,12 +57,18 @@ def tensors_of(shape: Shape):
         yield block + "attn_k_norm", None, HEAD_DIM
         yield block + "attn_output", shape.hidden, queries
         yield block + "ffn_norm", None, shape.hidden
+        if shape.experts:
+            yield block + "ffn_gate_inp", shape.experts, shape.hidden
+            yield block + "ffn_gate_exps", shape.experts * shape.intermediate, shape.hidden
+            yield block + "ffn_up_exps", shape.experts * shape.intermediate, shape.hidden
+            yield block + "ffn_down_exps", shape.experts * shape.hidden, shape.intermediate
+            continue
         yield block + "ffn_gate", shape.intermediate, shape.hidden
         yield block + "ffn_up", shape.intermediate, shape.hidden
         yield block + "ffn_down", shape.hidden, shape.intermediate
     yield "output_norm", None, shape.hidden
     if not shape.tied:
-        yield "output", VOCAB, shape.hidden
+        yield "output", shape.vocab, shape.hidden
 
 
 class Noise:
@@ -92,18 +104,18 @@ def read_tokenizer(path: str) -> dict:
         return json.load(file)
 
 
-def add_words(writer: gguf.GGUFWriter, tokenizer: dict) -> None:
+def add_words(writer: gguf.GGUFWriter, tokenizer: dict, vocab: int) -> None:
     """The same byte-level BPE, as llama.cpp names it."""
     names = {number: word for word, number in tokenizer["model"]["vocab"].items()}
     added = {token["id"]: token for token in tokenizer["added_tokens"]}
     names |= {number: token["content"] for number, token in added.items()}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([names.get(i, f"[unused {i}]") for i in range(VOCAB)])
+    writer.add_token_list([names.get(i, f"[unused {i}]") for i in range(vocab)])
     kinds = gguf.TokenType
     writer.add_token_types([
         (kinds.CONTROL if added[i]["special"] else kinds.USER_DEFINED) if i in added else kinds.NORMAL if i in names else kinds.UNUSED
-        for i in range(VOCAB)
+        for i in range(vocab)
     ])
     merges = tokenizer["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
@@ -122,7 +134,7 @@ def write_folder(name: str, path: str, tokenizer: dict) -> None:
             "hidden_act": "silu", "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
             "max_position_embeddings": 40960, "num_attention_heads": shape.heads, "num_hidden_layers": shape.layers,
             "num_key_value_heads": shape.kv_heads, "rms_norm_eps": 1e-6, "rope_theta": 1000000,
-            "tie_word_embeddings": shape.tied, "vocab_size": VOCAB, "eos_token_id": end,
+            "tie_word_embeddings": shape.tied, "vocab_size": shape.vocab, "eos_token_id": end,
         },
         "generation_config.json": {"do_sample": False, "eos_token_id": end},
         "tokenizer_config.json": {"chat_template": CHAT_TEMPLATE},
@@ -160,15 +172,15 @@ def write_folder(name: str, path: str, tokenizer: dict) -> None:
 
 def write(name: str, path: str, tokenizer: dict | None) -> None:
     shape = SHAPES[name]
-    writer = gguf.GGUFWriter(path, "qwen3")
+    writer = gguf.GGUFWriter(path, "qwen3moe" if shape.experts else "qwen3")
     writer.add_name(f"{name} with random weights")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_context_length(40960)
-    writer.add_vocab_size(VOCAB)
+    writer.add_context_length(262144 if shape.experts else 40960)
+    writer.add_vocab_size(shape.vocab)
     if tokenizer is None:
         writer.add_tokenizer_model("none")
     else:
-        add_words(writer, tokenizer)
+        add_words(writer, tokenizer, shape.vocab)
     writer.add_block_count(shape.layers)
     writer.add_embedding_length(shape.hidden)
     writer.add_feed_forward_length(shape.intermediate)
@@ -178,11 +190,19 @@ def write(name: str, path: str, tokenizer: dict | None) -> None:
     writer.add_value_length(HEAD_DIM)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.experts_used)
+        writer.add_expert_feed_forward_length(shape.intermediate)
 
     # Sizes first, contents after, one tensor at a time: the file may be larger than the memory.
     for tensor, rows, columns in tensors_of(shape):
-        if rows is None:
-            writer.add_tensor_info(tensor + ".weight", (columns,), np.dtype(np.float32), 4 * columns)
+        if rows is None or tensor.endswith("ffn_gate_inp"):  # llama.cpp wants these in f32
+            numbers = (columns,) if rows is None else (rows, columns)
+            writer.add_tensor_info(tensor + ".weight", numbers, np.dtype(np.float32), 4 * math.prod(numbers))
+        elif tensor.endswith("_exps"):
+            shape_in_bytes = (shape.experts, rows // shape.experts, 2 * columns)
+            writer.add_tensor_info(tensor + ".weight", shape_in_bytes, np.dtype(np.uint8), 2 * rows * columns, raw_dtype=BF16)
         else:
             shape_in_bytes, size = (rows, 2 * columns), 2 * rows * columns
             writer.add_tensor_info(tensor + ".weight", shape_in_bytes, np.dtype(np.uint8), size, raw_dtype=BF16)
@@ -190,8 +210,13 @@ def write(name: str, path: str, tokenizer: dict | None) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     noise = Noise(seed=1)
-    for _, rows, columns in tensors_of(shape):
-        writer.write_tensor_data(np.ones(columns, np.float32) if rows is None else noise.matrix(rows, columns))
+    for tensor, rows, columns in tensors_of(shape):
+        if rows is None:
+            writer.write_tensor_data(np.ones(columns, np.float32))
+        elif tensor.endswith("ffn_gate_inp"):
+            writer.write_tensor_data(noise.random.standard_normal((rows, columns), dtype=np.float32))
+        else:
+            writer.write_tensor_data(noise.matrix(rows, columns))
     writer.close()
 
 
@@ -202,6 +227,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="a tokenizer.json or tokenizer.json.gz of the Qwen vocabulary")
     parser.add_argument("--folder", action="store_true", help="write a checkpoint folder in place of a GGUF file")
     arguments = parser.parse_args()
+    if SHAPES[arguments.shape].experts and (arguments.folder or arguments.tokenizer):
+        parser.error(f"{arguments.shape} is written as a GGUF file without words only")
     tokenizer = read_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
     if arguments.folder:
         if tokenizer is None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/ops/ops.safetensors: what PyTorch makes of small inputs to the ops that work row by row.
+"""Writes tests/golden/ops: what PyTorch makes of small inputs to the ops that work row by row, and of e4m3 codes.
 
     python scripts/oracle/ops.py            (torch and safetensors; from the project's root)
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from keye_reference.fp8_golden import arithmetic_of_codes
 
 torch.manual_seed(20)
 golden: dict[str, torch.Tensor] = {}
@@ -97,7 +99,9 @@ moe()
 vision()
 indexer("indexer_64", tokens=90, heads=4, dim=64, topk=20)
 indexer("indexer_16", tokens=40, heads=3, dim=16, topk=7)
-out = Path("tests/golden/ops/ops.safetensors")
-out.parent.mkdir(parents=True, exist_ok=True)
-save_file(golden, out, metadata={"made_by": "scripts/oracle/ops.py", "torch": torch.__version__})
-print(f"{out}: {len(golden)} tensors, {out.stat().st_size} bytes")
+codes = {f"fp8.{name}": tensor for name, tensor in arithmetic_of_codes().items()}
+for name, tensors in (("ops", golden), ("fp8", codes)):
+    out = Path(f"tests/golden/ops/{name}.safetensors")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out, metadata={"made_by": "scripts/oracle/ops.py", "torch": torch.__version__})
+    print(f"{out}: {len(tensors)} tensors, {out.stat().st_size} bytes")

@@ -1,6 +1,7 @@
 #include "media/ffmpeg_clip.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 namespace keye::media {
@@ -103,14 +104,15 @@ VideoProblem FfmpegClip::open_decoder() {
   decoder_->thread_type = FF_THREAD_FRAME | FF_THREAD_SLICE;
   decoder_->max_pixels = file_.pixels_max;
   const int code = ff.avcodec_open2(decoder_.get(), codec, nullptr);
-  if (code < 0) return problem(code == AVERROR(ENOMEM) ? VideoFailure::out_of_memory : VideoFailure::broken_codec);
-  return {};
+  if (code >= 0) return {};
+  const bool starved = code == AVERROR(ENOMEM) || code == AVERROR(EAGAIN);  // EAGAIN: no room for threads
+  return problem(starved ? VideoFailure::out_of_memory : VideoFailure::broken_codec);
 }
 
 VideoProblem FfmpegClip::show_first() {
   decode_to(0);
   const Decoded& first = last_.valid ? last_ : pending_;
-  if (!first.valid) return problem(VideoFailure::no_frames);
+  if (!first.valid) return nothing_decoded();
   const AVFrame& frame = *first.frame;
   if (frame.width < 1 || frame.height < 1) return problem(VideoFailure::no_frames);
   if (int64_t{frame.width} * frame.height > file_.pixels_max) {
@@ -185,6 +187,7 @@ VideoProblem FfmpegClip::read(std::span<const int64_t> indices, FrameSink& sink,
   for (size_t place = 0; place < indices.size(); ++place) {
     if (const VideoProblem failed = bring(indices[place])) return failed;
     if (!last_.valid || last_.index != indices[place]) ++missing;
+    if (starved_) return problem(VideoFailure::out_of_memory);
     uint8_t* out = sink.next();
     if (out == nullptr) return {};
     if (!rgb_.convert(*(last_.valid ? last_ : pending_).frame, out)) return problem(VideoFailure::out_of_memory);
@@ -207,7 +210,11 @@ VideoProblem FfmpegClip::bring(int64_t index) {
     if (const VideoProblem failed = restart()) return failed;
     decode_to(index);
   }
-  return last_.valid || pending_.valid ? VideoProblem{} : problem(VideoFailure::no_frames);
+  return last_.valid || pending_.valid ? VideoProblem{} : nothing_decoded();
+}
+
+VideoProblem FfmpegClip::nothing_decoded() const {
+  return problem(starved_ ? VideoFailure::out_of_memory : VideoFailure::no_frames);
 }
 
 void FfmpegClip::decode_to(int64_t index) {
@@ -247,6 +254,7 @@ bool FfmpegClip::next_frame(Decoded& out) {
       feed();
       errors = 0;
     } else if (code < 0) {
+      starved_ = starved_ || code == AVERROR(ENOMEM);
       ++errors;
     }
   }
@@ -269,7 +277,8 @@ void FfmpegClip::feed() {
   }
   skipped_ = skipped_ || skip;
   decoder_->skip_frame = skip ? AVDISCARD_NONREF : AVDISCARD_DEFAULT;
-  ff.avcodec_send_packet(decoder_.get(), packet_.get());  // what it says of a broken packet changes nothing
+  const int code = ff.avcodec_send_packet(decoder_.get(), packet_.get());
+  starved_ = starved_ || code == AVERROR(ENOMEM);  // what else it says of a packet changes nothing
 }
 
 }  // namespace keye::media

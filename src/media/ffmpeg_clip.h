@@ -73,6 +73,7 @@ class FfmpegClip {
   int64_t index_of(int64_t pts) const;
 
   VideoProblem bring(int64_t index);
+  VideoProblem nothing_decoded() const;
   void decode_to(int64_t index);
   bool next_frame(Decoded& out);
   void feed();
@@ -105,6 +106,7 @@ class FfmpegClip {
   bool held_ = false;                // packet_ is still to go in
   bool skipped_ = false;             // frames were left out since the start
   bool drained_ = false;
+  bool starved_ = false;  // there was no memory for a frame
 };
 
 }  // namespace keye::media

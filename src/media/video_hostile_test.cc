@@ -33,10 +33,10 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-VideoOptions broken(const std::string& fault) {
+VideoOptions broken(const std::string& fault, double seconds_max = 60) {
   VideoOptions options = testing::options();
   options.worker.arguments = {"broken-worker", fault};
-  options.limits.seconds_max = 0.5;
+  options.limits.seconds_max = seconds_max;
   return options;
 }
 
@@ -67,7 +67,7 @@ TEST(HostileWorker, LiesWhenReading) {
 }
 
 TEST(HostileWorker, HangsOrFloods) {
-  VideoDecoder hanging(broken("hangs"));
+  VideoDecoder hanging(broken("hangs", 1));
   const auto source = open_clip(hanging, "a clip");
   ASSERT_TRUE(source) << source.error().to_string();
   const auto begin = Clock::now();
@@ -94,7 +94,6 @@ TEST(HostileWorker, CannotBeStarted) {
 
 TEST(HostileWorker, AStopIsHeardAtOnce) {
   VideoOptions options = broken("hangs");
-  options.limits.seconds_max = 60;
   options.workers_max = 1;
   VideoDecoder decoder(options);
   const auto source = open_clip(decoder, "a clip");
@@ -118,7 +117,6 @@ TEST(HostileWorker, AStopIsHeardAtOnce) {
 
 TEST(HostileWorker, AStopIsHeardWhileWaitingForAWorker) {
   VideoOptions options = broken("hangs");
-  options.limits.seconds_max = 60;
   options.workers_max = 1;
   VideoDecoder decoder(options);
   const auto source = open_clip(decoder, "a clip");
@@ -159,7 +157,6 @@ int signal_of(const std::function<void()>& what) {
   return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
-#if !defined(__SANITIZE_THREAD__)
 TEST(Sandbox, ForbidsWhatNoDecoderNeeds) {
   EXPECT_EQ(signal_of([] {}), 0);
   EXPECT_EQ(signal_of([] { ::socket(AF_INET, SOCK_STREAM, 0); }), SIGSYS);
@@ -181,7 +178,31 @@ TEST(Sandbox, ForbidsWhatNoDecoderNeeds) {
             }),
             0);
 }
-#endif
+
+/// The overflow was in FFmpeg's JPEG 2000 decoder, reached through a clip; and an error told an address.
+TEST(Video, CVE_2026_22778_Jpeg2000InAClipReachesNoDecoder) {
+  VideoDecoder decoder(testing::options());
+  ClipRecipe recipe;
+  recipe.format = "mov";
+  recipe.codec = "jpeg2000";
+  recipe.b_frames = 0;
+  recipe.frames = 2;
+  const auto source = open_clip(decoder, make_clip(recipe));
+  ASSERT_FALSE(source);
+  EXPECT_EQ(source.error().code, ErrorCode::unsupported);
+  EXPECT_NE(source.error().message.find("the codec is jpeg2000"), std::string::npos) << source.error().message;
+}
+
+TEST(HostileWorker, CVE_2026_22778_ErrorsTellNoAddresses) {
+  for (const char* fault : {"segfault", "sandbox", "dies", "place"}) {
+    VideoDecoder decoder(broken(fault));
+    const auto source = open_clip(decoder, "a clip");
+    ASSERT_TRUE(source) << source.error().to_string();
+    const auto frames = read_frames(**source, std::vector<int64_t>{0});
+    ASSERT_FALSE(frames);
+    EXPECT_EQ(frames.error().to_string().find("0x"), std::string::npos) << frames.error().to_string();
+  }
+}
 
 TEST(Report, DeathsAreNamed) {
   EXPECT_EQ(death_error(true, SIGXCPU).code, ErrorCode::deadline);
@@ -196,6 +217,14 @@ int open_descriptors() {
   while (::readdir(folder) != nullptr) ++count;
   ::closedir(folder);
   return count;
+}
+
+/// A worker that was started ahead is on its way, or one that ended is not quite gone: what holds still counts.
+int settled_descriptors(int expected) {
+  for (int tries = 0; tries < 100 && open_descriptors() != expected; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return open_descriptors();
 }
 
 int64_t resident_kb() {
@@ -226,6 +255,7 @@ TEST(Video, NothingIsLeftOfBadClips) {
   int bad = 0;
   for (size_t i = 0; i < 200; ++i) {
     if (i == 20) {  // all caches are filled
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
       descriptors = open_descriptors();
       resident = resident_kb();
     }
@@ -240,7 +270,7 @@ TEST(Video, NothingIsLeftOfBadClips) {
   }
   EXPECT_GT(good, 20);
   EXPECT_GT(bad, 20);
-  EXPECT_EQ(open_descriptors(), descriptors);
+  EXPECT_EQ(settled_descriptors(descriptors), descriptors);
   EXPECT_LT(resident_kb(), resident + 8192);
   EXPECT_EQ(read_numbers(*open_clip(decoder, seeds[0]).value(), std::vector<int64_t>{17}).value(),
             std::vector<int64_t>{17});

@@ -43,7 +43,7 @@ Error unsupported_error(const WorkerReport& report) {
     case VideoFailure::no_sandbox:
       return refuse(
           fmt::format("this system does not let a process give up its rights (seccomp: error {}), and clips "
-                      "are not decoded without that; send frames as pictures, or see --video-unsandboxed",
+                      "are not decoded without that; send frames as pictures",
                       report.a));
     case VideoFailure::other_container:
       return refuse(fmt::format("this is {}; supported are {}", clean_name(report), kContainerNames));

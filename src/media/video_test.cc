@@ -46,12 +46,15 @@ std::vector<Combination> combinations() {
       {"mov", "libx264", "mp4, h264", {{"preset", "medium"}}},
       {"matroska", "libx264", "matroska, h264", {{"preset", "medium"}}},
       {"mpegts", "libx264", "mpegts, h264", {{"preset", "medium"}}},
+      // Keyframes that are no clean beginnings: gradual refresh, and frames before them that need earlier ones.
+      {"matroska", "libx264", "matroska, h264", {{"preset", "medium"}, {"x264-params", "intra-refresh=1"}}},
+      {"mpegts", "libx264", "mpegts, h264", {{"x264-params", "open-gop=1:bframes=3"}}},
       {"avi", "mpeg4", "avi, mpeg4", {}},
       {"mp4", "mpeg4", "mp4, mpeg4", {}},
       {"mp4",
        "libx265",
        "mp4, hevc",
-       {{"x265-params", "log-level=none:pools=none:keyint=12"}, {"preset", "ultrafast"}}},
+       {{"x265-params", "log-level=none:pools=none:keyint=12:open-gop=1"}, {"preset", "ultrafast"}}},
       {"mpegts", "libx265", "mpegts, hevc", {{"x265-params", "log-level=none:pools=none"}, {"preset", "ultrafast"}}},
       {"webm", "libvpx", "matroska, vp8", vpx},
       {"webm", "libvpx-vp9", "matroska, vp9", vpx},
@@ -332,11 +335,36 @@ TEST(Video, Limits) {
     ASSERT_FALSE(source);
     EXPECT_EQ(source.error().code, ErrorCode::too_large) << source.error().message;
   }
+  options.limits.bytes_max = 100;
+  VideoDecoder shorter(options);
+  EXPECT_EQ(open_clip(shorter, make_clip(ClipRecipe{})).error().code, ErrorCode::too_large);
   EXPECT_EQ(Clip::from_bytes("12345", 4).error().code, ErrorCode::too_large);
   EXPECT_EQ(Clip::from_file("CMakeLists.txt", 4).error().code, ErrorCode::too_large);
   EXPECT_EQ(Clip::from_file("no such file", 4).error().code, ErrorCode::not_found);
   EXPECT_EQ(Clip::from_file("src", 4).error().code, ErrorCode::io);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they take all address space for themselves
+TEST(Video, MemoryOfTheWorkerIsLimited) {
+  VideoOptions options = testing::options();
+  ClipRecipe recipe;
+  recipe.width = 1920;
+  recipe.height = 1080;
+  recipe.frames = 4;
+  recipe.options = {{"preset", "ultrafast"}};
+  const std::string clip = make_clip(recipe);
+  options.limits.memory_max = 16 << 20;
+  VideoDecoder small(options);
+  const auto refused = open_clip(small, clip);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::too_large) << refused.error().message;
+  options.limits.memory_max = 512 << 20;
+  VideoDecoder large(options);
+  const auto source = open_clip(large, clip);
+  ASSERT_TRUE(source) << source.error().to_string();
+  EXPECT_EQ(read_numbers(**source, std::vector<int64_t>{3}).value(), std::vector<int64_t>{3});
+}
+#endif
 
 /// A few hundred bytes that declare 16384 x 16384 pixels.
 TEST(Video, DeclaredSizesAreNotAllocated) {

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -109,7 +108,7 @@ bool Worker::fail(const VideoProblem& problem) const {
   report.failure = problem.reason;
   report.a = problem.a;
   report.b = problem.b;
-  std::memcpy(report.name, problem.name.data(), std::min(problem.name.size(), sizeof(report.name) - 1));
+  problem.name.copy(report.name, sizeof(report.name) - 1);
   return channel_.send(report).has_value();
 }
 

@@ -70,10 +70,11 @@ inline std::vector<std::unique_ptr<Backend>> backends_of_two_threads() {
   return result;
 }
 
-/// The tensors of tests/golden/ops/ops.safetensors, by name.
+/// The tensors of a file in tests/golden/ops, by name.
 class Golden {
  public:
-  Golden() : file_(TensorFile::open("tests/golden/ops/ops.safetensors").value()) {}
+  explicit Golden(const std::string& file = "ops.safetensors")
+      : file_(TensorFile::open("tests/golden/ops/" + file).value()) {}
   ConstView operator[](const std::string& name) const {
     const auto found = file_.tensors().find(name);
     KEYE_CHECK(found != file_.tensors().end(), "no tensor {}", name);

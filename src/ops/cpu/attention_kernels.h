@@ -89,12 +89,14 @@ struct AttentionKernels {
   void (*rotate)(float* x, const float* cos, const float* sin, int dim);
 
   /// The indexer's scores of one page: scores[s] = sum_h gates[h] max(0, q[h] . keys[s]) for 64 keys, h in order. q is
-  /// packed as a tile's with a row for each head; `next` is read ahead meanwhile.
+  /// packed as a tile's with a row for each head; `next`, unless it is `keys`, is read ahead meanwhile.
   void (*score_page)(const float* q, const float* gates, int heads, int dim, const unsigned char* keys,
                      const unsigned char* next, float* scores);
   /// Appends the first `count` of 64 scores that are above `threshold`, as integers of the same order (order_of), and
   /// their indices, which begin with `first`; returns how many. Writes up to 64 of each.
   int (*take)(const float* scores, int count, int32_t threshold, int32_t first, int32_t* orders, int32_t* indices);
+  /// How many of them are above it; count < 2^31.
+  int64_t (*count_above)(const int32_t* orders, int64_t count, int32_t threshold);
 };
 
 /// Scores as integers of the same order: both zeros equal, NaN below every number, and kBelowAll below NaN.

@@ -26,28 +26,29 @@ struct Tile {
 };
 
 struct Cut {
-  int32_t threshold;  // the kept-th largest
-  int64_t ties;       // how many of those that equal it are kept
+  int32_t threshold;  // all above it are kept
+  int64_t ties;       // and so many of those that equal it
 };
 
-/// Three rounds of counting, each on the next digits of the numbers that agree with the digits found so far.
-Cut find_cut(const int32_t* orders, int64_t count, int64_t kept) {
-  constexpr uint32_t kSign = 0x80000000U;
-  uint32_t prefix = 0;  // the digits found so far, with the sign flipped so that they compare unsigned
-  uint32_t known = 0;   // which bits those are
-  for (const auto& [shift, digits] : {std::pair{21, 11}, {10, 11}, {0, 10}}) {
-    const uint32_t mask = (1U << digits) - 1;
-    int32_t counts[1 << 11] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      const uint32_t order = static_cast<uint32_t>(orders[i]) ^ kSign;
-      if ((order & known) == prefix) ++counts[(order >> shift) & mask];
+/// Where to cut so that `kept` of some more numbers stay, so many of which are `floor` or above: by halves, for
+/// comparing a few thousand numbers with one takes less time than sorting them.
+Cut find_cut(const AttentionKernels& kernels, std::span<const int32_t> orders, int64_t kept, int32_t floor) {
+  int64_t low = int64_t{floor} - 1;  // at least `kept` are above
+  int64_t high = INT32_MAX;          // fewer are
+  int64_t above_high = 0;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    const int64_t above =
+        kernels.count_above(orders.data(), static_cast<int64_t>(orders.size()), static_cast<int32_t>(middle));
+    if (above == kept) return {static_cast<int32_t>(middle), 0};
+    if (above > kept) {
+      low = middle;
+    } else {
+      high = middle;
+      above_high = above;
     }
-    uint32_t digit = mask;
-    for (; counts[digit] < kept; --digit) kept -= counts[digit];
-    prefix |= digit << shift;
-    known |= mask << shift;
   }
-  return {static_cast<int32_t>(prefix ^ kSign), kept};
+  return {static_cast<int32_t>(high), kept - above_high};
 }
 
 /// The best `topk` of a row's keys so far, among some others: keys come in the order of their indices, and of equal
@@ -63,25 +64,27 @@ class Candidates {
 
   void take(const AttentionKernels& kernels, const float* scores, int count, int32_t first) {
     count_ += kernels.take(scores, count, threshold_, first, orders_ + count_, indices_ + count_);
-    if (count_ + kPageTokens > capacity(topk_)) cut();
+    if (count_ + kPageTokens > capacity(topk_)) cut(kernels);
   }
-  void take_all(std::span<const int32_t> orders, std::span<const int32_t> indices) {
+  void take_all(const AttentionKernels& kernels, std::span<const int32_t> orders, std::span<const int32_t> indices) {
     std::copy(orders.begin(), orders.end(), orders_ + count_);
     std::copy(indices.begin(), indices.end(), indices_ + count_);
     count_ += static_cast<int64_t>(orders.size());
-    cut();
+    cut(kernels);
   }
   /// Drops all but the best `topk`.
-  void cut() {
+  void cut(const AttentionKernels& kernels) {
     if (count_ <= topk_) return;
-    Cut cut = find_cut(orders_, count_, topk_);
+    const Cut cut = find_cut(kernels, orders(), topk_, threshold_);
     int64_t kept = 0;
-    for (int64_t i = 0; i < count_; ++i) {
-      const bool tie = orders_[i] == cut.threshold && cut.ties > 0;
-      if (orders_[i] <= cut.threshold && !tie) continue;
-      cut.ties -= tie ? 1 : 0;
-      orders_[kept] = orders_[i];
-      indices_[kept++] = indices_[i];
+    int64_t ties = cut.ties;
+    for (int64_t i = 0; i < count_; ++i) {  // without branches: which are kept cannot be guessed
+      const int32_t order = orders_[i];
+      const int64_t tie = static_cast<int64_t>(order == cut.threshold) & static_cast<int64_t>(ties > 0);
+      orders_[kept] = order;
+      indices_[kept] = indices_[i];
+      kept += static_cast<int64_t>(order > cut.threshold) | tie;
+      ties -= tie;
     }
     count_ = kept;
     threshold_ = cut.threshold;
@@ -195,7 +198,7 @@ class SelectRun {
       }
     }
     for (int r = 0; r < tile.rows; ++r) {
-      rows[r].cut();
+      rows[r].cut(kernels_);
       if (pieces_ == 1) {
         choose(tile.step_row(r), rows[r]);
       } else {
@@ -217,7 +220,7 @@ class SelectRun {
     for (int64_t piece = 0; piece < pieces_; ++piece) {
       const int32_t* kept = kept_of(item / kScoreRows * pieces_ + piece, r);
       const auto count = static_cast<size_t>(*kept++);
-      row.take_all({kept, count}, {kept + topk_, count});
+      row.take_all(kernels_, {kept, count}, {kept + topk_, count});
     }
     choose(tile.step_row(r), row);
   }

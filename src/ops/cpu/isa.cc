@@ -48,6 +48,15 @@ Isa best_isa() {
   return Isa::scalar;
 }
 
+bool has_vbmi() {
+#if defined(KEYE_X86)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512vbmi");
+#else
+  return false;
+#endif
+}
+
 Result<Isa> isa_from_name(std::string_view name) {
   if (name.empty()) return best_isa();
   for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {

@@ -260,6 +260,26 @@ struct Codes {
   }
 };
 
+/// The rows of a tile in place, from `bytes` on.
+void find_rows(const Product& product, const Segment& segment, int64_t tile, size_t bytes, const void** rows) {
+  const int64_t begin = segment.tile_begin(tile);
+  const int64_t count = segment.tile_begin(tile + 1) - begin;
+  for (int64_t r = 0; r < count; ++r) rows[r] = product.row(segment.begin + begin + r) + bytes;
+}
+
+/// total = (first ? 0 : total) + sums times a factor for each half of a row's lanes.
+void add_scaled(const float* sums, const float* scales, int rows, bool first, float* total) {
+  constexpr int kHalf = kTileLanes / 2;
+  for (int half = 0; half < 2 * rows; ++half, sums += kHalf, total += kHalf) {
+    const float scale = scales[half % 2];
+    if (first) {
+      for (int i = 0; i < kHalf; ++i) total[i] = sums[i] * scale;
+    } else {
+      for (int i = 0; i < kHalf; ++i) total[i] += sums[i] * scale;
+    }
+  }
+}
+
 /// A block of a matrix of codes: each panel's codes are expanded, one block of inputs at a time, and meet all tiles.
 /// `memory`: the expanded codes, then every tile's sums of one panel.
 void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Product& product, const Block& block,
@@ -272,6 +292,8 @@ void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Prod
   auto* totals = reinterpret_cast<float*>(memory + codes.panel_bytes(w));
   alignas(64) float sums[kTileRowsMax * kTileLanes];
   const void* rows[kTileRowsMax];
+  const bool few = bf16 && plan.in_place && segment.tiles() == 1 && segment.rows <= kCodeRows;
+  const CodeTileFunction directly = few ? codes.kernels->in_place[segment.rows - 1] : nullptr;
   for (int64_t panel = block.panel; panel < block.panel + block.panels; ++panel) {
     const auto* panel_codes = static_cast<const uint8_t*>(w.data.data()) + static_cast<size_t>(panel) * w.panel_bytes();
     const auto* scales = static_cast<const float*>(w.scales.data()) + panel * w.scale_blocks() * 2;
@@ -281,6 +303,12 @@ void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Prod
       const uint8_t* from = panel_codes + input * kPanel;
       TileProduct tile_product;
       tile_product.steps = (inputs + codes.step_inputs() - 1) / codes.step_inputs();
+      if (directly != nullptr) {
+        find_rows(product, segment, block.tile, static_cast<size_t>(step) * kRowStepBytes, rows);
+        directly({.codes = from, .x_rows = rows, .steps = tile_product.steps, .sums = sums});
+        add_scaled(sums, scales, static_cast<int>(segment.rows), input == 0, totals);
+        continue;
+      }
       if (bf16) {
         codes.kernels->expand_bf16(from, tile_product.steps, memory);
       } else {
@@ -294,19 +322,14 @@ void multiply_codes(const LinearKernels& kernels, const Codes& codes, const Prod
         const int64_t begin = segment.tile_begin(tile);
         const int count = static_cast<int>(segment.tile_begin(tile + 1) - begin);
         if (plan.in_place) {
-          for (int r = 0; r < count; ++r) {
-            rows[r] = product.row(segment.begin + begin + r) + static_cast<size_t>(step) * kRowStepBytes;
-          }
+          find_rows(product, segment, tile, static_cast<size_t>(step) * kRowStepBytes, rows);
           tile_product.x_rows = rows;
         } else {
           tile_product.x = segment.packed_tile(tile) + static_cast<size_t>(step * count) * kRowStepBytes;
         }
         (plan.in_place ? family.in_place : family.packed)[count - 1](tile_product);
         float* total = totals + (tile - block.tile) * kTileRowsMax * kTileLanes;
-        for (int i = 0; i < count * kTileLanes; ++i) {
-          const float part = sums[i] * scales[i / (kTileLanes / 2) % 2];
-          total[i] = input == 0 ? part : total[i] + part;
-        }
+        add_scaled(sums, scales, count, input == 0, total);
       }
     }
     for (int64_t tile = block.tile; tile < block.tile + block.tiles; ++tile) {

@@ -197,7 +197,7 @@ void expand_f32(const uint8_t* codes, int64_t inputs, void* panel) {
   }
 }
 
-constexpr CodeKernels kCodeKernels = {.expand_bf16 = expand_bf16, .expand_f32 = expand_f32};
+constexpr CodeKernels kCodeKernels = {.expand_bf16 = expand_bf16, .expand_f32 = expand_f32, .in_place = {}};
 
 constexpr LinearKernels kKernels = {
     .bf16 = tile_family<SplitProduct256>(),

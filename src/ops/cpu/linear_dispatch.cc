@@ -19,6 +19,9 @@ const LinearKernels* linear_kernels(Isa isa) {
 
 const CodeKernels* code_kernels(Isa isa) {
 #if defined(KEYE_X86)
+  static const bool tables = has_vbmi();
+  if (tables && isa == Isa::avx512) return &code_kernels_vbmi();
+  if (tables && isa == Isa::avx512_bf16) return &code_kernels_vbmi_bf16();
   if (isa != Isa::scalar) return &code_kernels_avx2();
 #endif
   static_cast<void>(isa);

@@ -76,14 +76,31 @@ struct LinearKernels {
   uint64_t (*read)(const void* data, size_t bytes, int streams, size_t prefetch);
 };
 
+/// As TileProduct, with codes for weights; x in place, without resuming.
+struct CodeTileProduct {
+  const uint8_t* codes = nullptr;
+  const void* const* x_rows = nullptr;
+  int64_t steps = 0;
+  float* sums = nullptr;
+};
+using CodeTileFunction = void (*)(const CodeTileProduct& tile);
+inline constexpr int kCodeRows = 4;
+
 /// e4m3 codes, panel steps of two inputs and 32 lanes as in packed_matrix.h, to the panels that the tiles read. Exact,
 /// NaN excepted.
 struct CodeKernels {
   void (*expand_bf16)(const uint8_t* codes, int64_t steps, void* panel);  // [steps][32][2] to the same in bf16
   void (*expand_f32)(const uint8_t* codes, int64_t inputs, void* panel);  // to [inputs][32]
+  /// What expand_bf16 and a tile in place would give, without the memory between them: for few rows, [rows - 1] up to
+  /// kCodeRows. Null where there is no such kernel.
+  CodeTileFunction in_place[kCodeRows];
 };
 
 const CodeKernels& code_kernels_avx2();
+/// For AVX-512 with VBMI; expand_f32 is AVX2's, and there are no kernels in place.
+const CodeKernels& code_kernels_vbmi();
+/// For AVX-512 with VBMI and bf16.
+const CodeKernels& code_kernels_vbmi_bf16();
 const LinearKernels& linear_kernels_avx2();
 const LinearKernels& linear_kernels_avx512();
 const LinearKernels& linear_kernels_avx512_bf16();
