@@ -58,6 +58,13 @@ Result<void> make(const std::vector<std::string>& words) {
   return write_file(words.at(0), media::testing::make_clip(recipe));
 }
 
+media::VideoOptions options() {
+  media::VideoOptions out;
+  out.limits.bytes_max = int64_t{1} << 40;
+  out.limits.seconds_max = 3600;
+  return out;
+}
+
 Result<std::unique_ptr<media::FrameSource>> open(media::VideoDecoder& decoder, const std::string& path) {
   KEYE_TRY(media::Clip clip, media::Clip::from_file(path, int64_t{1} << 40));
   return decoder.open(std::move(clip), {});
@@ -70,7 +77,7 @@ std::vector<int64_t> every(const media::FrameSource& source, int64_t step) {
 }
 
 Result<void> rgb(const std::vector<std::string>& words) {
-  media::VideoDecoder decoder({});
+  media::VideoDecoder decoder(options());
   KEYE_TRY(const auto source, open(decoder, words.at(0)));
   std::vector<int64_t> indices;
   for (size_t i = 1; i < words.size(); ++i) indices.push_back(std::stoll(words[i]));
@@ -93,7 +100,7 @@ Result<void> time(const std::vector<std::string>& words) {
   const int height = std::stoi(words.at(2));
   const int width = std::stoi(words.at(3));
   {
-    media::VideoDecoder decoder({});
+    media::VideoDecoder decoder(options());
     KEYE_TRY(const auto source, open(decoder, words.at(0)));
     const auto opened = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     std::fprintf(stderr, "opened after %.2f s: %s, %lld frames\n", opened, source->info().format.c_str(),
@@ -114,9 +121,9 @@ Result<void> time(const std::vector<std::string>& words) {
 
 /// What a server would do with each clip: an error, or frames.
 void check() {
-  media::VideoOptions options;
-  options.limits.seconds_max = 20;
-  media::VideoDecoder decoder(options);
+  media::VideoOptions limited;
+  limited.limits.seconds_max = 20;
+  media::VideoDecoder decoder(limited);
   std::string path;
   while (std::getline(std::cin, path)) {
     int64_t frames = 0;

@@ -222,6 +222,10 @@ VideoDecoder::~VideoDecoder() {
 }
 
 Result<std::unique_ptr<FrameSource>> VideoDecoder::open(Clip clip, std::stop_token stop) {
+  const int64_t bytes_max = pool_->options().limits.bytes_max;
+  if (clip.bytes() > bytes_max) {
+    return make_error(ErrorCode::too_large, "video", "{} bytes, over the limit of {}", clip.bytes(), bytes_max);
+  }
   auto source = std::make_unique<EncodedClip>(pool_, std::move(clip));
   KEYE_TRY_VOID(source->open(std::move(stop)));
   source->park();

@@ -335,6 +335,9 @@ TEST(Video, Limits) {
     ASSERT_FALSE(source);
     EXPECT_EQ(source.error().code, ErrorCode::too_large) << source.error().message;
   }
+  options.limits.bytes_max = 100;
+  VideoDecoder shorter(options);
+  EXPECT_EQ(open_clip(shorter, make_clip(ClipRecipe{})).error().code, ErrorCode::too_large);
   EXPECT_EQ(Clip::from_bytes("12345", 4).error().code, ErrorCode::too_large);
   EXPECT_EQ(Clip::from_file("CMakeLists.txt", 4).error().code, ErrorCode::too_large);
   EXPECT_EQ(Clip::from_file("no such file", 4).error().code, ErrorCode::not_found);

@@ -45,7 +45,8 @@ class Loader {
   Result<void> fetch_pictures(const std::vector<MediaReference>& references);
   Result<MediaBlock> load(const PictureReference& picture);
   Result<MediaBlock> load(const VideoReference& video);
-  Result<PreparedVideo> load_list(const VideoReference& video);
+  Result<PreparedVideo> prepare(const VideoReference& video) const;
+  VideoProcessor processor() const;
   VideoWatch watch() const;
 
   const MediaProcessors& processors_;
@@ -106,25 +107,16 @@ VideoWatch Loader::watch() const {
   return watch;
 }
 
-Result<PreparedVideo> Loader::load_list(const VideoReference& video) {
-  if (static_cast<int>(video.sources.size()) > access_.list_frames_max) {
-    return make_error(ErrorCode::too_large, "video", "it is a list of {} pictures, at most {} are taken",
-                      video.sources.size(), access_.list_frames_max);
-  }
-  std::vector<std::string> encoded;
-  auto fetched = media::fetch_media(video.sources, access_.policy, access_.limits, access_.stop);
-  for (size_t i = 0; i < fetched.size(); ++i) {
-    if (!fetched[i])
-      return make_error(fetched[i].error().code, fmt::format("frame {}", i), "{}", fetched[i].error().to_string());
-    encoded.push_back(std::move(fetched[i]).value());
-  }
-  const VideoRules& rules = processors_.videos->rules();
-  const PictureFrameSize size{
-      .factor = video.kwargs.factor.value_or(rules.factor),
-      .min_pixels = static_cast<double>(video.kwargs.min_pixels.value_or(rules.limits.min_pixels)),
-      .max_pixels = static_cast<double>(video.kwargs.max_pixels.value_or(rules.limits.max_pixels))};
-  KEYE_TRY(PictureFrames frames, PictureFrames::open(std::move(encoded), size, access_.limits));
-  return processors_.videos->prepare(frames, video.kwargs, true, watch());
+VideoProcessor Loader::processor() const {
+  VideoRules rules = processors_.videos->rules();
+  rules.adaptive = access_.adaptive_budget;
+  return {processors_.images, rules};
+}
+
+Result<PreparedVideo> Loader::prepare(const VideoReference& video) const {
+  const VideoProcessor with = processor();
+  KEYE_TRY(const OpenVideo opened, open_video(video, with.rules(), access_));
+  return with.prepare(*opened.source, video.kwargs, opened.is_list, watch());
 }
 
 Result<MediaBlock> Loader::load(const VideoReference& video) {
@@ -132,16 +124,35 @@ Result<MediaBlock> Loader::load(const VideoReference& video) {
     return refuse(video.where, "this model takes no videos; send single frames as image_url parts",
                   ErrorCode::unsupported);
   }
-  if (!video.is_list) {
-    return refuse(video.where, "encoded clips are not supported yet; send the frames as a list of pictures",
-                  ErrorCode::unsupported);
-  }
-  auto prepared = load_list(video);
+  auto prepared = prepare(video);
   if (!prepared) {
     const Error& error = prepared.error();
+    if (!video.is_list) return at_source(video.where, video.sources[0], error);
     return refuse(video.where, error.to_string(), error.code);
   }
   return MediaBlock{.is_video = true, .items = std::move(prepared->frames), .marks = std::move(prepared->marks)};
+}
+
+Result<OpenVideo> open_list(const VideoReference& video, const VideoRules& rules, const MediaAccess& access) {
+  if (static_cast<int>(video.sources.size()) > access.list_frames_max) {
+    return make_error(ErrorCode::too_large, "video", "it is a list of {} pictures, at most {} are taken",
+                      video.sources.size(), access.list_frames_max);
+  }
+  std::vector<std::string> encoded;
+  auto fetched = media::fetch_media(video.sources, access.policy, access.limits, access.stop);
+  for (size_t i = 0; i < fetched.size(); ++i) {
+    if (!fetched[i]) {
+      const Error& error = fetched[i].error();
+      return make_error(error.code, fmt::format("frame {}", i), "{}", error.to_string());
+    }
+    encoded.push_back(std::move(fetched[i]).value());
+  }
+  const PictureFrameSize size{
+      .factor = video.kwargs.factor.value_or(rules.factor),
+      .min_pixels = static_cast<double>(video.kwargs.min_pixels.value_or(rules.limits.min_pixels)),
+      .max_pixels = static_cast<double>(video.kwargs.max_pixels.value_or(rules.limits.max_pixels))};
+  KEYE_TRY(PictureFrames frames, PictureFrames::open(std::move(encoded), size, access.limits));
+  return OpenVideo{std::make_unique<PictureFrames>(std::move(frames)), true};
 }
 
 }  // namespace
@@ -170,6 +181,16 @@ Result<std::vector<MediaReference>> find_media(const text::Value& messages) {
     }
   }
   return found;
+}
+
+Result<OpenVideo> open_video(const VideoReference& video, const VideoRules& rules, const MediaAccess& access) {
+  if (video.is_list) return open_list(video, rules, access);
+  if (access.decoder == nullptr) {
+    return make_error(ErrorCode::unsupported, "", "clips are not decoded here; send the frames as a list of pictures");
+  }
+  KEYE_TRY(media::Clip clip, media::fetch_clip(video.sources[0], access.policy, access.clip_bytes_max, access.stop));
+  KEYE_TRY(auto source, access.decoder->open(std::move(clip), access.stop));
+  return OpenVideo{std::move(source), false};
 }
 
 Result<std::vector<MediaBlock>> load_media(const std::vector<MediaReference>& references,

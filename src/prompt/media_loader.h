@@ -11,6 +11,7 @@
 
 #include "media/fetch_policy.h"
 #include "media/image.h"
+#include "media/video.h"
 #include "prompt/pictures.h"
 #include "prompt/video_parts.h"
 #include "prompt/videos.h"
@@ -25,6 +26,9 @@ struct MediaAccess {
   int videos_max = 16;                                       // of one prompt
   int list_frames_max = 4096;                                // of a video that is given as a list of pictures
   int64_t tokens_max = std::numeric_limits<int64_t>::max();  // that they may need together
+  media::VideoDecoder* decoder = nullptr;                    // of clips; without one, videos are lists of pictures
+  int64_t clip_bytes_max = int64_t{4} << 30;
+  bool adaptive_budget = false;  // VideoRules::adaptive
   std::stop_token stop;
   /// Part ("video") and progress of what takes long.
   std::function<void(std::string_view part, int64_t done, int64_t total)> progress;
@@ -50,6 +54,15 @@ struct MediaProcessors {
   const ImageProcessor& images;
   const VideoProcessor* videos = nullptr;
 };
+
+/// A video that can be read.
+struct OpenVideo {
+  std::unique_ptr<media::FrameSource> source;
+  bool is_list = false;
+};
+/// Fetches it, and opens the clip or decodes the first picture of the list. Errors: invalid_argument, unsupported,
+/// too_large, those of fetching and decoding.
+Result<OpenVideo> open_video(const VideoReference& video, const VideoRules& rules, const MediaAccess& access);
 
 /// All of them in order, or the first error: what went wrong with which part.
 Result<std::vector<MediaBlock>> load_media(const std::vector<MediaReference>& references,

@@ -48,8 +48,7 @@ bool is_kwarg(std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-Result<void> set_kwarg(VideoKwargs& kwargs, std::string_view name, const Value& value, const std::string& where) {
-  if (value.is(Kind::none)) return {};
+Result<void> assign(VideoKwargs& kwargs, std::string_view name, const Value& value, const std::string& where) {
   if (auto* number = find_number(kwargs, name)) {
     KEYE_TRY(*number, number_of(value, where));
   } else {
@@ -63,6 +62,15 @@ Result<void> set_kwarg(VideoKwargs& kwargs, std::string_view name, const Value& 
     }
   }
   return {};
+}
+
+Result<void> set_kwarg(VideoKwargs& kwargs, std::string_view name, const Value& value, const std::string& where) {
+  if (value.is(Kind::none)) return {};
+  VideoKwargs alone;  // what is wrong with it is said of its own place
+  KEYE_TRY_VOID(assign(alone, name, value, where));
+  const auto checked = check_kwargs(alone);
+  if (!checked) return refuse(where, checked.error().message, checked.error().code);
+  return assign(kwargs, name, value, where);
 }
 
 /// All of an object's fields but those that `is_own` knows.
