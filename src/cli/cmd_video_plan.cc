@@ -13,8 +13,8 @@
 namespace keye::cli {
 namespace {
 
-/// Shares of the machine's peak that a long prompt and many frames reach: docs/performance.md.
-constexpr double kShareOfPeak = 0.6;
+/// Of the speed of single products, what is left in a whole model.
+constexpr double kShareOfProducts = 0.8;
 /// How long a clip's speed is looked at.
 constexpr double kProbeSeconds = 1.5;
 
@@ -83,7 +83,7 @@ Result<Plan> make_plan(const prompt::VideoReference& video, const prompt::VideoP
 }
 
 OrderedJson to_json(const Plan& plan, const std::string& name, const model::ModelConfig& config, DType dtype,
-                    double peak_flops) {
+                    double product_flops) {
   const model::StepCost cost = model::step_cost(config, dtype);
   const auto n = static_cast<double>(plan.tokens());
   const double per_frame = static_cast<double>(plan.sizes.slow.height * plan.sizes.slow.width) /
@@ -92,7 +92,7 @@ OrderedJson to_json(const Plan& plan, const std::string& name, const model::Mode
       static_cast<double>(plan.frames()) * model::vision_flops(*config.vision, config.text.hidden, per_frame);
   const double prefill = n * cost.matmul_flops_per_token + n * n / 2 * cost.attention_flops_per_key;
   const auto kv = static_cast<double>(model::kv_spec_of(config, {.dtype = dtype}).bytes_per_token());
-  const double speed = kShareOfPeak * peak_flops;
+  const double speed = kShareOfProducts * product_flops;
   OrderedJson json;
   json["video"] = name;
   json["clip"] = {{"format", plan.info.format}, {"width", plan.info.width}, {"height", plan.info.height},
@@ -156,8 +156,7 @@ Result<void> run(const Flags& flags) {
   prompt::VideoRules rules = prompt::VideoProcessor::rules_of(*policy, images.config());
   rules.adaptive = flags.video.adaptive;
   const prompt::VideoProcessor processor(images, rules);
-  engine::BenchLimits limits;
-  engine::raise_limits(limits, flags.model.device, flags.model.dtype());
+  KEYE_TRY(const double speed, engine::product_speed(flags.model.device, flags.model.dtype()));
   media::VideoDecoder decoder({});
   OrderedJson all = OrderedJson::array();
   for (const prompt::VideoReference& video : flags.video.references()) {
@@ -167,7 +166,7 @@ Result<void> run(const Flags& flags) {
       const Error& error = plan.error();
       return error.where == shown ? error : Error{error.code, error.to_string(), shown};
     }
-    all.push_back(to_json(*plan, shown, config.model, flags.model.dtype(), limits.peak_flops));
+    all.push_back(to_json(*plan, shown, config.model, flags.model.dtype(), speed));
   }
   if (flags.as_json) return write_stdout(all.dump(1) + "\n");
   for (const OrderedJson& plan : all) print(plan);
