@@ -43,6 +43,33 @@ class FetchFilesTest : public ::testing::Test {
   std::string uri_;
 };
 
+/// Clips are opened, not read, under the same policy.
+TEST_F(FetchFilesTest, ClipsAreOpenedUnderThePolicy) {
+  const auto bytes_of = [&](const std::string& reference, int64_t most = 100) {
+    const auto clip = fetch_clip(reference, policy_, most);
+    if (clip) return clip->bytes();
+    EXPECT_EQ(clip.error().where, shown_reference(reference));
+    return int64_t{-static_cast<int>(clip.error().code) - 1};
+  };
+  const auto code = [](ErrorCode error) { return int64_t{-static_cast<int>(error) - 1}; };
+  const std::string path = (folder_ / "open/a%20b.bin").string();
+  EXPECT_EQ(bytes_of("data:video/mp4;base64,cGljdHVyZQ=="), 7);
+  for (const std::string& reference : {path, uri_ + "open/a%2520b.bin"})
+    EXPECT_EQ(bytes_of(reference), code(ErrorCode::unsupported)) << reference;
+  policy_.local_root = folder_ / "open";
+  EXPECT_EQ(bytes_of(uri_ + "open/a%2520b.bin"), 7);
+  EXPECT_EQ(bytes_of(path), code(ErrorCode::unsupported));
+  EXPECT_EQ(bytes_of(uri_ + "secret"), code(ErrorCode::invalid_argument));
+  EXPECT_LT(bytes_of(uri_ + "open/link"), 0);
+  EXPECT_LT(bytes_of(uri_ + "open/pipe"), 0);
+  policy_.any_path = true;
+  EXPECT_EQ(bytes_of(path), 7);
+  EXPECT_EQ(bytes_of(path, 6), code(ErrorCode::too_large));
+  EXPECT_EQ(bytes_of((folder_ / "none").string()), code(ErrorCode::not_found));
+  for (const std::string& bad : {std::string(), std::string("a\0b", 3), std::string("file://host/a")})
+    EXPECT_EQ(bytes_of(bad), code(ErrorCode::invalid_argument)) << bad;
+}
+
 TEST_F(FetchFilesTest, ACommandLineReadsAnyPath) {
   policy_.any_path = true;
   EXPECT_EQ(fetch((folder_ / "open/a%20b.bin").string()).value(), "picture");

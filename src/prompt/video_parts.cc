@@ -79,7 +79,7 @@ Result<void> read_kwargs(VideoKwargs& kwargs, const text::Dict& object, const st
   for (const auto& [key, value] : object.items()) {
     const std::string name = key.is_string() ? key.text() : "";
     if (is_own(name)) continue;
-    const std::string place = where + "." + name;
+    const std::string place = fmt::format("{}.{}", where, name);
     if (!is_kwarg(name)) {
       return refuse(place, fmt::format("unknown; known for videos are {}", fmt::join(video_kwarg_names(), ", ")),
                     ErrorCode::unsupported);

@@ -108,7 +108,8 @@ double tokens_per_frame(const VideoRules& rules, const VideoKwargs& kwargs, int6
   double right = static_cast<double>(max_pixels) / static_cast<double>(area);
   if (rules.policy == VideoPolicy::all_slow) {
     left = static_cast<double>(std::max<int64_t>(min_tokens, 1));
-    right = std::max(left, static_cast<double>(max_pixels / area));
+    const int64_t max_tokens = max_pixels / area;
+    right = std::max(left, static_cast<double>(max_tokens));
   }
   while (left < right) {
     const int64_t middle = static_cast<int64_t>(left + right) / 2;

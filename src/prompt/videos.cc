@@ -101,6 +101,8 @@ Result<void> VideoProcessor::Work::tell_apart() {
       [&](size_t place, media::Image&& frame) -> Result<void> {
         video_.marks[place].is_fast = classifier.is_fast(
             media::resize_frame(frame, static_cast<int>(small.height), static_cast<int>(small.width)));
+        if (watch_.progress && (place + 1) % kReadyFrames == 0)
+          watch_.progress(static_cast<int64_t>(place) + 1, count());
         kept_bytes += frame.rgb.size();
         if (kept_bytes <= kKeptBytesMax && kept_.size() == place) kept_.push_back(std::move(frame));
         return {};

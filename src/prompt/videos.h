@@ -33,7 +33,7 @@ struct PreparedVideo {
 struct VideoWatch {
   std::stop_token stop;
   int64_t tokens_max = std::numeric_limits<int64_t>::max();  // that the video may need
-  /// Frames done, and to be done.
+  /// Frames done, and to be done; slow_fast: twice, as they are told apart first.
   std::function<void(int64_t done, int64_t total)> progress;
   /// Frames that are ready for the vision encoder, some at a time, in order, each once.
   std::function<void(std::span<const VisionItem> frames)> ready;

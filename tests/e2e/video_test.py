@@ -158,6 +158,16 @@ class Served(unittest.TestCase):
         self.assertEqual(status, 400)
         self.assertIn("lower fps", reply["error"]["message"])
 
+    def test_a_stream_tells_how_far_it_is(self):
+        video = {"type": "video", "video": [data_uri(LONG[i % 8]) for i in range(300)], "fps": 2.0}
+        started = time.monotonic()
+        status, headers, text = self.server.request("POST", "/v1/chat/completions",
+                                                    {"messages": message(video), "max_tokens": 2, "stream": True})
+        self.assertEqual((status, headers["Content-Type"]), (200, "text/event-stream; charset=utf-8"))
+        told = re.findall(r"^: (?:video|vision|prefill) \d+ of \d+$", text, re.MULTILINE)
+        self.assertTrue(told or time.monotonic() - started < 2, text[:500])
+        self.assertTrue(text.endswith("data: [DONE]\n\n"))
+
     def test_other_frames_of_a_list_are_named(self):
         part = {"type": "video", "video": [data_uri(LONG[0]), data_uri(NANO / "chart.png")]}
         status, reply = self.server.post("/v1/chat/completions", {"messages": message(part)})
