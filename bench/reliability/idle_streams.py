@@ -21,7 +21,7 @@ from storm import check_whole
 from serving import Server, sse_request  # storm.py knows where it is
 
 CHAT = "/v1/chat/completions"
-KV_TOKENS = 32768
+KV_TOKENS = 400_000  # room for what a thousand unread replies have got to
 # A reply of moderate length; one that waits behind all others (and is short, should it find a free place after all); one with
 # kilobytes for each token.
 ASK = {"messages": [{"role": "user", "content": "Who are you?"}], "ignore_eos": True, "max_tokens": 16, "n": 1, "stream": True}
@@ -74,9 +74,10 @@ def wait_for_quiet(server: Server):
 
 def fill_cache(server: Server):
     """The KV cache is part of the model: all of it is used once, so that none of it counts as the streams'."""
-    ask = {**ASK, "stream": False, "max_tokens": 1000}
-    for i in range(2 * KV_TOKENS // 1000):
-        server.chat(f"{i}: who are you?", **{name: value for name, value in ask.items() if name != "messages"})
+    sentence = "the red circle is on the left. "
+    text = sentence * (28_000 * 100 // server.post_ok("/tokenize", {"prompt": sentence * 100})["count"])
+    for i in range(KV_TOKENS // 28_000 + 2):
+        server.chat(f"{i}: {text}", max_tokens=1, timeout=600)
 
 
 def measure(kind: str, options) -> dict:

@@ -55,8 +55,10 @@ OrderedJson describe(const model::ModelConfig& config, const model::Checkpoint& 
         {"weights_bytes", model::weight_bytes(config, dtype)},
         {"kv_bytes_per_1k_tokens", kv_bytes_per_token(config, dtype) * 1024}};
   }
-  json["supported"] = {
-      {"text", true}, {"pictures", config.vision.has_value()}, {"video", false}, {"tools_in_template", true}};
+  json["supported"] = {{"text", true},
+                       {"pictures", config.vision.has_value()},
+                       {"video", engine::prompt_spec(config).video.has_value()},
+                       {"tools_in_template", true}};
   return json;
 }
 
@@ -98,7 +100,9 @@ void print(const OrderedJson& json) {
         fmt::format("weights {}, KV cache {} for 1,024 tokens", gib(memory["weights_bytes"].get<double>()),
                     gib(memory["kv_bytes_per_1k_tokens"].get<double>())));
   }
-  row("supported", json["supported"]["pictures"].get<bool>() ? "text, pictures (video: not yet)" : "text");
+  const OrderedJson& supported = json["supported"];
+  row("supported", fmt::format("text{}{}", supported["pictures"].get<bool>() ? ", pictures" : "",
+                               supported["video"].get<bool>() ? ", videos" : ""));
 }
 
 }  // namespace

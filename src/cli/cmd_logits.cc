@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/conversation.h"
 #include "cli/model_flags.h"
+#include "cli/video_flags.h"
 #include "engine/load.h"
 #include "engine/prefill.h"
 #include "tensor/safetensors.h"
@@ -47,7 +48,8 @@ Result<void> run(const Flags& flags) {
   prompt::Prompt prompt;
   if (flags.ids.empty()) {
     KEYE_TRY(const auto conversation, read_conversation(flags.messages, flags.tools));
-    KEYE_TRY(prompt, loaded.prompts->build(conversation, {.policy = {.any_path = true}}));
+    media::VideoDecoder decoder({});
+    KEYE_TRY(prompt, loaded.prompts->build(conversation, command_access(decoder, {}, {})));
   } else {
     KEYE_TRY(auto ids, read_ids(flags.ids, vocab));
     prompt = loaded.prompts->from_tokens(std::move(ids));

@@ -13,6 +13,7 @@
 #include "cli/conversation.h"
 #include "cli/model_flags.h"
 #include "cli/stdin_lines.h"
+#include "cli/video_flags.h"
 #include "engine/engine.h"
 #include "engine/memory_plan.h"
 
@@ -26,6 +27,7 @@ struct Flags {
   std::vector<std::string> logit_bias;
   ModelFlags model;
   AttentionFlags attention;
+  VideoFlags video;
   int max_tokens = 1024;
   int replies = 1;
   int64_t context = 0;
@@ -46,7 +48,7 @@ void add_flags(CLI::App& app, Flags& flags) {
       app.add_option("--prompt", flags.prompt, "the question; without it, questions are read from standard input");
   app.add_option("--system", flags.system, "system message");
   app.add_option("--messages", flags.messages,
-                 "JSON file: a list of chat messages, in place of --prompt, --image and --system")
+                 "JSON file: a list of chat messages, in place of --prompt, --image, --video and --system")
       ->excludes(prompt);
   app.add_option("--max-tokens", flags.max_tokens, "longest reply, in tokens")->capture_default_str();
   app.add_option("--context", flags.context,
@@ -71,6 +73,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_flag("--show-special-tokens", flags.show_special, "print special tokens too");
   app.add_flag("--json", flags.as_json,
                "print one object: text, finish_reason, prompt_tokens, completion_tokens, timings");
+  flags.video.add(app);
   flags.model.add(app);
   flags.attention.add(app);
 }
@@ -161,7 +164,7 @@ class Session {
                                      const std::function<void(std::string_view)>& show, const std::stop_token& stop,
                                      Spent& spent) {
     engine::Request request;
-    KEYE_TRY(auto prompt, engine_.prompts().build(conversation, {.policy = {.any_path = true}, .stop = stop}));
+    KEYE_TRY(auto prompt, engine_.prompts().build(conversation, command_access(decoder_, flags_.video, stop)));
     spent.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
     request.prompt = std::make_shared<const prompt::Prompt>(std::move(prompt));
     KEYE_TRY(request.sampling, sampling_of(flags_, engine_.generation()));
@@ -204,6 +207,7 @@ class Session {
 
   const Flags& flags_;
   engine::Engine engine_;
+  media::VideoDecoder decoder_{{}};
 };
 
 OrderedJson to_json(const std::vector<Answer>& answers, const Spent& spent, double load_seconds) {
@@ -251,6 +255,7 @@ Result<int> converse(Session& session, const Flags& flags, const std::stop_token
   text::Values messages;
   if (!flags.system.empty()) messages.push_back(plain_message("system", flags.system));
   std::vector<std::string> pictures = flags.images;
+  text::Values videos = flags.video.parts();
   StdinLines lines;
   std::string line;
   if (is_terminal) std::fputs("Type a question; an empty line or Ctrl-D ends.\n", stderr);
@@ -258,8 +263,9 @@ Result<int> converse(Session& session, const Flags& flags, const std::stop_token
     if (is_terminal) KEYE_TRY_VOID(write_stdout("> "));
     KEYE_TRY(const bool has_line, lines.next(line, stop));
     if (!has_line || line.empty()) break;
-    messages.push_back(user_message(pictures, line));
+    messages.push_back(user_message(pictures, videos, line));
     pictures.clear();
+    videos.clear();
     prompt::Conversation conversation;
     conversation.messages = text::Value::list(messages);
     Spent spent;
@@ -296,7 +302,7 @@ Result<int> run(const Flags& flags) {
   if (flags.prompt.empty()) return converse(session, flags, stop);
   text::Values messages;
   if (!flags.system.empty()) messages.push_back(plain_message("system", flags.system));
-  messages.push_back(user_message(flags.images, flags.prompt));
+  messages.push_back(user_message(flags.images, flags.video.parts(), flags.prompt));
   prompt::Conversation conversation;
   conversation.messages = text::Value::list(std::move(messages));
   return answer_once(session, flags, conversation, load_seconds, stop);
@@ -305,13 +311,13 @@ Result<int> run(const Flags& flags) {
 }  // namespace
 
 int cmd_run(int argc, char** argv) {
-  CLI::App app("Answers a question, about pictures if there are any", "run");
+  CLI::App app("Answers a question, about pictures and videos if there are any", "run");
   Flags flags;
   add_flags(app, flags);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
-  if (!flags.messages.empty() && (!flags.images.empty() || !flags.system.empty())) {
-    return usage_error("run",
-                       "--messages holds the whole conversation; it cannot be combined with --image or --system");
+  if (!flags.messages.empty() && (!flags.images.empty() || flags.video.any() || !flags.system.empty())) {
+    return usage_error(
+        "run", "--messages holds the whole conversation; it cannot be combined with --image, --video or --system");
   }
   if (flags.prompt.empty() && flags.messages.empty() && (flags.as_json || flags.replies != 1)) {
     return usage_error("run", "--json and --n need --prompt or --messages");

@@ -13,8 +13,9 @@ text::Value plain_message(std::string_view role, const std::string& text) {
   return text::Value::dict(std::move(message));
 }
 
-text::Value user_message(const std::vector<std::string>& pictures, const std::string& text) {
-  if (pictures.empty()) return plain_message("user", text);
+text::Value user_message(const std::vector<std::string>& pictures, const text::Values& videos,
+                         const std::string& text) {
+  if (pictures.empty() && videos.empty()) return plain_message("user", text);
   text::Values parts;
   for (const std::string& picture : pictures) {
     text::Dict url;
@@ -24,6 +25,7 @@ text::Value user_message(const std::vector<std::string>& pictures, const std::st
     part.set("image_url", text::Value::dict(std::move(url)));
     parts.push_back(text::Value::dict(std::move(part)));
   }
+  parts.insert(parts.end(), videos.begin(), videos.end());
   text::Dict words;
   words.set("type", text::Value("text"));
   words.set("text", text::Value(std::string_view(text)));

@@ -24,7 +24,8 @@ constexpr Command kCommands[] = {
     {"tokenize", "text to token ids", cmd_tokenize},
     {"detokenize", "token ids to text", cmd_detokenize},
     {"render", "messages to the prompt text of a chat template", cmd_render},
-    {"preprocess", "pictures to the vision encoder's input", cmd_preprocess},
+    {"preprocess", "pictures and videos to the vision encoder's input", cmd_preprocess},
+    {"video-plan", "what a video will cost: frames, tokens, memory, time", cmd_video_plan},
     {"logits", "the logits of every token of a prompt", cmd_logits},
     {"bench", "speed beside the machine's limits; 'bench serve': a server under load", cmd_bench},
 };

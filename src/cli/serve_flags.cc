@@ -129,6 +129,23 @@ void add_media_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--max-pictures", f.pictures_max, "of one request")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  app.add_option("--max-videos", f.videos_max, "of one request")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--max-list-frames", f.list_frames_max, "of a video that is sent as a list of pictures")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-video-mib", f.video_max_mib, "of one video's file")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--video-timeout", f.video_timeout_s, "seconds for decoding one video")
+      ->check(CLI::Range(0.001, 1e6))
+      ->capture_default_str();
+  app.add_option("--video-workers", f.video_workers,
+                 "videos that are decoded at the same time, each in its own process")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  app.add_flag("--adaptive-video-tokens", f.adaptive_video,
+               "Keye-VL-2.0: videos under 34 minutes have smaller budgets of tokens");
+  app.add_flag("--unsandboxed-video", f.unsandboxed_video, "decode videos even where the system has no seccomp");
 }
 
 }  // namespace
@@ -246,6 +263,13 @@ engine::ChatClientOptions ServeFlags::chat_options() const {
   options.limits.bytes_max = static_cast<size_t>(media_max_mib) << 20;
   options.limits.pixels_max = pixels_max;
   options.pictures_max = pictures_max;
+  options.videos_max = videos_max;
+  options.list_frames_max = list_frames_max;
+  options.video.limits.bytes_max = int64_t{video_max_mib} << 20;
+  options.video.limits.seconds_max = video_timeout_s;
+  options.video.workers_max = video_workers;
+  options.video.allow_unsandboxed = unsandboxed_video;
+  options.adaptive_video_budget = adaptive_video;
   options.preparing_threads = media_calls;
   options.preparing_max = max_queued + max_running;
   return options;

@@ -42,6 +42,9 @@ struct ServeFlags {
   std::string media_path;
   std::vector<std::string> media_domains;
   int media_calls = 8, media_max_mib = 64, pictures_max = 256;
+  int videos_max = 16, list_frames_max = 4096, video_max_mib = 4096, video_workers = 2;
+  double video_timeout_s = 600;
+  bool adaptive_video = false, unsandboxed_video = false;
   int64_t pixels_max = media::MediaLimits().pixels_max;
   double media_timeout_s = 30;
 

@@ -115,6 +115,26 @@ void raise_limits(BenchLimits& limits, const DeviceOptions& device, DType dtype)
   limits.peak_flops = std::max(limits.peak_flops, dtype == DType::bf16 ? measured.bf16_flops : measured.f32_flops);
 }
 
+Result<double> product_speed(const DeviceOptions& device, DType dtype) {
+  constexpr int64_t kRows = 512;
+  constexpr int64_t kSide = 2048;
+  constexpr int kTimes = 5;
+  KEYE_TRY(const auto backend, open_device(device));
+  const ops::PackedMatrix w =
+      backend->random_matrix({.outputs = kSide, .inputs = kSide, .dtype = dtype, .scale = 0.02F});
+  const Tensor x = backend->tensor(dtype, {kRows, kSide});
+  Tensor out = backend->tensor(dtype, {kRows, kSide});
+  double best = 0;
+  for (int i = 0; i < kTimes; ++i) {
+    uint8_t last = 0;
+    const auto start = Clock::now();
+    ops::linear(*backend, {.x = x.view(), .w = w, .bias = {}, .out = out.view()});
+    backend->read({out.view().data, DType::u8, {1}}, &last);  // waits for it
+    best = std::max(best, 2.0 * kRows * kSide * kSide / seconds_since(start));
+  }
+  return best;
+}
+
 void raise_limits(BenchLimits& limits, ops::Backend& backend, DType dtype) {
   constexpr int64_t kSide = 8192;
   constexpr int64_t kCopied = int64_t{4} << 30;

@@ -53,6 +53,10 @@ void raise_limits(BenchLimits& limits, const DeviceOptions& device, DType dtype)
 /// The same of a device that has its own memory: a large copy, and a large product.
 void raise_limits(BenchLimits& limits, ops::Backend& backend, DType dtype);
 
+/// Flops a second of products as large as those of a prompt's chunk: takes a moment, for estimates. Errors: those of
+/// open_device.
+Result<double> product_speed(const DeviceOptions& device, DType dtype);
+
 /// Called with what is being measured.
 using BenchProgress = std::function<void(std::string_view)>;
 

@@ -4,7 +4,7 @@
 #include <mutex>
 #include <utility>
 
-#include "prompt/pictures.h"
+#include "prompt/media_loader.h"
 
 namespace keye::engine {
 namespace {
@@ -36,7 +36,7 @@ bool has_pictures(const PromptSource& source) {
 
 int64_t picture_bytes(const prompt::Prompt& prompt) {
   int64_t bytes = 0;
-  for (const prompt::VisionItem& item : prompt.vision) bytes += static_cast<int64_t>(item.image.rgb.size());
+  for (const prompt::VisionItem& item : prompt.vision) bytes += static_cast<int64_t>(item.image->rgb.size());
   return bytes;
 }
 
@@ -62,7 +62,8 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
     }
     const std::stop_callback on_stop(client_stops, [this] { stop_.request_stop(); });
     auto prompt = build();
-    request_.source = {};  // what was sent may be much larger than what it became
+    if (ahead_) engine_.end_preparing(*ahead_);  // the rest is encoded as the prompt needs it
+    request_.source = {};                        // what was sent may be much larger than what it became
     if (prompt) {
       if (auto taken = take_room(picture_bytes(*prompt)); !taken) prompt = taken.error();
     }
@@ -78,6 +79,7 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
       reason_ = reason;
       stop_.request_stop();
       if (id_) engine_.abort(*id_, reason);
+      if (ahead_ && !id_) engine_.abort(*ahead_, reason);
       if (stage_ != Stage::waiting) return;
       stage_ = Stage::over;  // it need not wait for a thread only to hear that
       request_ = {};
@@ -106,6 +108,7 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
     return {ErrorCode::cancelled, "the request was cancelled", ""};
   }
   Result<prompt::Prompt> build();
+  void encode_ahead(std::span<const prompt::VisionItem> frames);
   Result<void> take_room(int64_t bytes);
   void submit(prompt::Prompt prompt);
   ChatEvent split(TokenEvent&& event);
@@ -120,11 +123,20 @@ class ChatClient::Call final : public ChatCall, public std::enable_shared_from_t
   std::mutex mutex_;  // of the rest
   Stage stage_ = Stage::waiting;
   std::optional<RequestId> id_;
+  std::optional<RequestId> ahead_;  // for what is encoded while the rest is prepared
   FinishReason reason_ = FinishReason::cancelled;
   bool held_ = false;
   std::shared_ptr<std::atomic<int64_t>> held_bytes_;  // of the pictures of all calls
   int64_t own_bytes_ = 0;
 };
+
+/// Frames of a video, while later ones are decoded.
+void ChatClient::Call::encode_ahead(std::span<const prompt::VisionItem> frames) {
+  const std::lock_guard lock(mutex_);
+  if (stop_.stop_requested()) return;
+  if (!ahead_) ahead_ = engine_.new_preparing();
+  engine_.encode_ahead(*ahead_, {frames.begin(), frames.end()}, request_.request.cache_salt);
+}
 
 Result<void> ChatClient::Call::take_room(int64_t bytes) {
   const int64_t others = held_bytes_->fetch_add(bytes);
@@ -146,11 +158,23 @@ Result<prompt::Prompt> ChatClient::Call::build() {
   if (stop_.stop_requested()) return cancelled();
   Result<prompt::Prompt> prompt = Error{ErrorCode::internal, "no prompt", ""};
   if (const auto* conversation = std::get_if<prompt::Conversation>(&request_.source)) {
-    const prompt::MediaAccess access{.policy = fetch,
-                                     .limits = client_.options_.limits,
-                                     .pictures_max = client_.options_.pictures_max,
-                                     .tokens_max = engine_.context_max(),
-                                     .stop = stop_.get_token()};
+    const prompt::MediaAccess access{
+        .policy = fetch,
+        .limits = client_.options_.limits,
+        .pictures_max = client_.options_.pictures_max,
+        .videos_max = client_.options_.videos_max,
+        .list_frames_max = client_.options_.list_frames_max,
+        .tokens_max = engine_.context_max(),
+        .decoder = &client_.decoder_,
+        .clip_bytes_max = client_.options_.video.limits.bytes_max,
+        .adaptive_budget = client_.options_.adaptive_video_budget,
+        .stop = stop_.get_token(),
+        .progress =
+            [this](std::string_view part, int64_t done, int64_t total) {
+              const std::lock_guard lock(order_);
+              listener_->on_progress(part, done, total);
+            },
+        .ready = [this](std::span<const prompt::VisionItem> frames) { encode_ahead(frames); }};
     prompt = prompts.build(*conversation, access);
   } else if (const auto* plain = std::get_if<prompt::PlainPrompt>(&request_.source)) {
     prompt = prompts.build(*plain);
@@ -218,6 +242,7 @@ ChatClient::ChatClient(Engine& engine, const ChatClientOptions& options)
     : engine_(engine),
       options_(options),
       reply_style_(style_of(engine.config())),
+      decoder_(options.video),
       pool_(options.preparing_threads, "keye-prepare"),
       text_pool_(options.text_threads, "keye-text") {}
 

@@ -12,6 +12,7 @@
 #include "base/task_pool.h"
 #include "engine/engine.h"
 #include "media/fetch_policy.h"
+#include "media/video.h"
 #include "prompt/prompt_builder.h"
 #include "prompt/reply_parser.h"
 
@@ -68,6 +69,10 @@ struct ChatClientOptions {
   media::FetchPolicy fetch;
   media::MediaLimits limits;
   int pictures_max = 256;                        // of one request
+  int videos_max = 16;                           // of one request
+  int list_frames_max = 4096;                    // of a video that is a list of pictures
+  media::VideoOptions video;                     // how clips are decoded
+  bool adaptive_video_budget = false;            // Keye-VL-2.0: shorter clips have smaller budgets of tokens
   int preparing_threads = 8;                     // requests with pictures that are prepared at the same time
   int text_threads = 2;                          // and those without, which wait for nobody's server
   int preparing_max = 256;                       // and those that wait for it; more are refused
@@ -98,6 +103,7 @@ class ChatClient {
   std::atomic<int> preparing_{0};
   std::shared_ptr<std::atomic<int64_t>> picture_bytes_ = std::make_shared<std::atomic<int64_t>>(0);  // calls outlive us
   std::stop_source stopping_;
+  media::VideoDecoder decoder_;
   TaskPool pool_;
   TaskPool text_pool_;
 };

@@ -59,6 +59,11 @@ class Engine::Loop {
     return id;
   }
 
+  RequestId new_preparing() {
+    const std::lock_guard lock(mutex_);
+    return ++last_request_;
+  }
+
   /// To be done between two turns.
   void post(std::function<void()> task) {
     {
@@ -179,6 +184,15 @@ int64_t Engine::context_max() const { return loop_->context_max(); }
 
 Result<RequestId> Engine::submit(Request request, TokenSink sink, Progress progress) {
   return loop_->submit(std::move(request), std::move(sink), std::move(progress));
+}
+RequestId Engine::new_preparing() { return loop_->new_preparing(); }
+void Engine::encode_ahead(RequestId preparing, std::vector<prompt::VisionItem> frames, const std::string& cache_salt) {
+  loop_->post([loop = &loop_->loop(), preparing, frames = std::move(frames), cache_salt] {
+    loop->encode_ahead(preparing, frames, cache_salt);
+  });
+}
+void Engine::end_preparing(RequestId preparing) {
+  loop_->post([loop = &loop_->loop(), preparing] { loop->end_preparing(preparing); });
 }
 void Engine::abort(RequestId id, FinishReason reason) { loop_->abort(id, reason); }
 void Engine::hold(RequestId id, bool held) {

@@ -59,8 +59,15 @@ class Engine {
   /// to what the context holds. Errors: invalid_argument (sampling fields), too_large (the prompt does not fit),
   /// overloaded (too many replies wait), unavailable (the engine has stopped).
   Result<RequestId> submit(Request request, TokenSink sink, Progress progress = {});
-  /// Ends the request's unfinished replies; a step that is under way for it is left, where the device can. Unknown and
-  /// finished requests are ignored.
+  /// Frames of a request that is still being prepared: they are encoded while nobody else needs the vision encoder, so
+  /// that the request finds them; no more than half of what is kept of pictures. `preparing` comes from
+  /// new_preparing(), and end_preparing() forgets what was not begun.
+  RequestId new_preparing();
+  void encode_ahead(RequestId preparing, std::vector<prompt::VisionItem> frames, const std::string& cache_salt);
+  void end_preparing(RequestId preparing);
+
+  /// Ends the request's unfinished replies, or what is encoded ahead for it; a step that is under way for it is left,
+  /// where the device can. Unknown and finished requests are ignored.
   void abort(RequestId id, FinishReason reason = FinishReason::cancelled);
   /// A held request makes no progress, until it is let go: its reader is slow.
   void hold(RequestId id, bool held);

@@ -1,11 +1,17 @@
 #include "engine/engine_loop.h"
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
 namespace keye::engine {
 namespace {
+
+/// Patches of small pictures that are encoded together: many enough to keep the machine busy, few enough for a slice of
+/// the work not to hold replies up.
+constexpr int64_t kPatchesTogether = 2048;
+constexpr int64_t kDevicePatchesTogether = 16384;
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
@@ -30,6 +36,8 @@ EngineLoop::EngineLoop(LoadedModel& loaded, const EngineOptions& options)
       model_identity_(options.model_identity),
       shares_pages_(options.prefix_cache),
       samplers_(static_cast<size_t>(loaded.backend->workers()), Sampler(loaded.model->config().text.vocab)) {
+  patches_together_ = loaded.backend->on_host() ? kPatchesTogether : kDevicePatchesTogether;
+  ahead_bytes_max_ = options.vision_cache_bytes / 2;
   const auto n = static_cast<size_t>(loaded.model->step_tokens_max());
   for (auto& axis : positions_) axis.resize(n);
   batch_.reserve(n);
@@ -55,6 +63,7 @@ void EngineLoop::add(RequestId id, const std::shared_ptr<const Request>& request
 }
 
 void EngineLoop::end(RequestId id, FinishReason reason) {
+  end_preparing(id);
   const auto found = open_.find(id);
   if (found == open_.end()) return;
   const std::vector<SequenceId> replies = found->second->replies;
@@ -97,10 +106,14 @@ bool EngineLoop::turn(Clock::time_point now) {
   const bool has_rows = !plan.rows.empty();
   const std::optional<PictureNeed> picture = plan.picture;
   if (has_rows) run_step(plan);
-  if (picture && !vision_) begin_vision(*picture);
+  if (picture && !vision_) {
+    begin_vision(*picture);
+  } else if (!vision_ && !ahead_.empty()) {
+    begin_ahead();
+  }
   const bool has_vision = vision_.has_value();
   if (has_vision) advance_vision();
-  return has_rows || has_vision || picture.has_value();
+  return has_rows || has_vision || picture.has_value() || !ahead_.empty();
 }
 
 void EngineLoop::note_admissions(const StepPlan& plan) {
@@ -119,26 +132,98 @@ void EngineLoop::note_admissions(const StepPlan& plan) {
 // -- vision ------------------------------------------------------------------
 
 void EngineLoop::begin_vision(const PictureNeed& need) {
-  const Sequence& sequence = *scheduler_.find(need.sequence);
-  const prompt::VisionItem& item = sequence.spec.prompt->vision[need.picture];
-  const Digest key = features_key(item.content, active(need.sequence).open->request->cache_salt);
-  if (const Features found = vision_cache_.find(key)) {
+  Active& reply = active(need.sequence);
+  const prompt::VisionItem& item = scheduler_.find(need.sequence)->spec.prompt->vision[need.picture];
+  if (reply.features[need.picture]) return scheduler_.picture_ready(need);  // came with one before it
+  if (const Features found = vision_cache_.find(features_key(item.content, reply.open->request->cache_salt))) {
     ++stats_.pictures_found;
-    take_features(need, found);
-    return;
+    return take_features(need, found);
   }
+  reply.vision_begin = now_;
+  const RequestId request = reply.open->id;
+  if (!begin_job({.request = request, .sequence = need.sequence, .pictures = wanted_from(need)})) {
+    end(request, FinishReason::failed);
+  }
+}
+
+/// The picture, and those after it that are encoded together with it: frames of videos are small.
+std::vector<EngineLoop::WantedPicture> EngineLoop::wanted_from(const PictureNeed& need) {
+  const Active& reply = active(need.sequence);
+  const std::vector<prompt::VisionItem>& pictures = scheduler_.find(need.sequence)->spec.prompt->vision;
+  std::vector<WantedPicture> wanted;
+  int64_t patches = 0;
+  for (size_t i = need.picture; i < pictures.size(); ++i) {
+    const Digest key = features_key(pictures[i].content, reply.open->request->cache_salt);
+    const bool is_there = reply.features[i] || (i > need.picture && vision_cache_.find(key));
+    const bool is_double =
+        std::any_of(wanted.begin(), wanted.end(), [&](const auto& other) { return other.key == key; });
+    if (is_there || is_double) continue;
+    patches += pictures[i].grid.patches();
+    if (!wanted.empty() && patches > patches_together_) break;
+    wanted.push_back({pictures[i], key, i});
+  }
+  return wanted;
+}
+
+void EngineLoop::encode_ahead(RequestId preparing, const std::vector<prompt::VisionItem>& frames,
+                              std::string_view cache_salt) {
+  size_t& bytes = ahead_bytes_[preparing];
+  for (const prompt::VisionItem& frame : frames) {
+    bytes +=
+        static_cast<size_t>(frame.tokens) * static_cast<size_t>(loaded_.model->config().text.hidden) * sizeof(float);
+    if (bytes > ahead_bytes_max_) return;  // the first ones would be gone when they are needed
+    ahead_.emplace_back(preparing, WantedPicture{frame, features_key(frame.content, cache_salt), 0});
+  }
+}
+
+void EngineLoop::end_preparing(RequestId preparing) {
+  std::erase_if(ahead_, [&](const auto& entry) { return entry.first == preparing; });
+  ahead_bytes_.erase(preparing);
+}
+
+void EngineLoop::begin_ahead() {
+  VisionJob job{.request = ahead_.front().first};
+  int64_t patches = 0;
+  while (!ahead_.empty() && ahead_.front().first == job.request) {
+    WantedPicture& next = ahead_.front().second;
+    if (!vision_cache_.find(next.key)) {
+      patches += next.item.grid.patches();
+      if (!job.pictures.empty() && patches > patches_together_) break;
+      job.pictures.push_back(std::move(next));
+    }
+    ahead_.pop_front();
+  }
+  if (!job.pictures.empty()) begin_job(std::move(job));
+}
+
+/// False: there is no memory for it.
+bool EngineLoop::begin_job(VisionJob job) {
   try {
-    VisionJob job{.need = need, .key = key, .patches = {}, .features = {}};
-    job.patches = loaded_.prompts->image_processor()->patchify(item.image);
-    job.features = std::make_shared<Tensor>(
-        loaded_.backend->tensor(DType::f32, {item.tokens, loaded_.model->config().text.hidden}));
+    std::vector<model::VisionGrid> grids;
+    std::vector<prompt::ImagePatches> patches;
+    int64_t tokens = 0;
+    int64_t count = 0;
+    for (const WantedPicture& picture : job.pictures) {
+      grids.push_back({picture.item.grid.rows, picture.item.grid.cols});
+      patches.push_back(loaded_.prompts->image_processor()->patchify(*picture.item.image));
+      tokens += picture.item.tokens;
+      count += picture.item.grid.patches();
+    }
+    const Shape& shape = patches[0].pixel_values.shape();
+    job.pixels = Tensor(DType::f32, {count, shape[1], shape[2], shape[3]});
+    char* to = job.pixels.as<char>();
+    for (const prompt::ImagePatches& one : patches) {
+      const ConstView from = one.pixel_values.view();
+      std::memcpy(to, from.data, from.bytes());
+      to += from.bytes();
+    }
+    job.features = loaded_.backend->tensor(DType::f32, {tokens, loaded_.model->config().text.hidden});
     vision_ = std::move(job);
-    const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{item.grid.rows, item.grid.cols}};
-    loaded_.model->begin_vision(vision_->patches.pixel_values.view(), grid, vision_->features->view());
-    active(need.sequence).vision_begin = now_;
+    loaded_.model->begin_vision(vision_->pixels.view(), grids, vision_->features.view());
+    return true;
   } catch (const std::bad_alloc&) {
     vision_.reset();
-    end(active(need.sequence).open->id, FinishReason::failed);
+    return false;
   }
 }
 
@@ -149,28 +234,42 @@ void EngineLoop::take_features(const PictureNeed& need, const Features& features
 }
 
 void EngineLoop::advance_vision() {
-  if (!scheduler_.waits_for(vision_->need)) {
+  if (vision_->sequence && !scheduler_.waits_for({*vision_->sequence, vision_->pictures[0].place})) {
     vision_.reset();
     return;
   }
-  const RequestId request = active(vision_->need.sequence).open->id;
+  const RequestId request = vision_->request;
   bool is_encoded = false;
   if (!work_of_turn_.run({&request, 1}, [&] { is_encoded = loaded_.model->advance_vision(); })) {
     vision_.reset();  // a slice left in the middle cannot be taken up again
     return;
   }
-  if (!is_encoded) return;
-  ++stats_.pictures_encoded;
-  const Features features = vision_->features;
-  vision_cache_.add(vision_->key, features);
-  const PictureNeed need = vision_->need;
+  if (is_encoded) finish_vision();
+}
+
+void EngineLoop::finish_vision() {
+  const VisionJob job = std::move(*vision_);
   vision_.reset();
-  Active& reply = active(need.sequence);
+  int64_t done = 0;
+  for (const WantedPicture& picture : job.pictures) {
+    const ConstView rows_of_it = rows(job.features.view(), done, done + picture.item.tokens);
+    auto features = std::make_shared<Tensor>(loaded_.backend->tensor(DType::f32, rows_of_it.shape));
+    loaded_.backend->copy(features->view().data, rows_of_it.data, rows_of_it.bytes());
+    done += picture.item.tokens;
+    ++stats_.pictures_encoded;
+    vision_cache_.add(picture.key, features);
+    if (job.sequence) {
+      active(*job.sequence).features[picture.place] = features;
+      scheduler_.picture_ready({*job.sequence, picture.place});
+    }
+  }
+  if (!job.sequence) return;
+  Active& reply = active(*job.sequence);
   reply.vision_seconds += seconds_between(reply.vision_begin, Clock::now());
-  take_features(need, features);
   if (reply.open->progress) {
     const auto& pictures = reply.reply.request().prompt->vision;
-    reply.open->progress("vision", static_cast<int64_t>(need.picture) + 1, static_cast<int64_t>(pictures.size()));
+    reply.open->progress("vision", static_cast<int64_t>(job.pictures.back().place) + 1,
+                         static_cast<int64_t>(pictures.size()));
   }
 }
 

@@ -1,6 +1,7 @@
 // The engine without its thread: one turn at a time.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <unordered_map>
@@ -24,6 +25,8 @@ class EngineLoop {
            Clock::time_point arrived);
   void end(RequestId id, FinishReason reason);
   void hold(RequestId id, bool held);
+  void encode_ahead(RequestId preparing, const std::vector<prompt::VisionItem>& frames, std::string_view cache_salt);
+  void end_preparing(RequestId preparing);
   void flush_cache();
   void end_all(FinishReason reason);
 
@@ -63,18 +66,29 @@ class EngineLoop {
     Clock::time_point vision_begin;  // of its last picture
     double vision_seconds = 0;
   };
-  /// The picture that is being encoded.
-  struct VisionJob {
-    PictureNeed need;
+  /// A picture to be encoded, by its place in its prompt.
+  struct WantedPicture {
+    prompt::VisionItem item;
     Digest key;  // in the cache
-    prompt::ImagePatches patches;
-    std::shared_ptr<Tensor> features;
+    size_t place = 0;
+  };
+  /// The pictures that are being encoded together.
+  struct VisionJob {
+    RequestId request = 0;
+    std::optional<SequenceId> sequence;  // that waits for the first; nothing: they are encoded ahead
+    std::vector<WantedPicture> pictures;
+    Tensor pixels;
+    Tensor features;  // of all of them
   };
 
   void end_late(Clock::time_point now);
   void begin_vision(const PictureNeed& need);
+  void begin_ahead();
+  bool begin_job(VisionJob job);
+  std::vector<WantedPicture> wanted_from(const PictureNeed& need);
   void take_features(const PictureNeed& need, const Features& features);
   void advance_vision();
+  void finish_vision();
   void run_step(const StepPlan& plan);
   void build_batch(const StepPlan& plan);
   void place_features(Active& active, const Sequence& sequence);
@@ -96,7 +110,11 @@ class EngineLoop {
   std::unordered_map<SequenceId, std::unique_ptr<Active>> active_;
   std::multimap<Clock::time_point, RequestId> deadlines_;
   std::optional<VisionJob> vision_;
-  std::vector<Sampler> samplers_;  // one for each of the backend's workers
+  int64_t patches_together_ = 0;
+  size_t ahead_bytes_max_ = 0;
+  std::deque<std::pair<RequestId, WantedPicture>> ahead_;  // to be encoded when there is time
+  std::unordered_map<RequestId, size_t> ahead_bytes_;      // of features, of each request that is being prepared
+  std::vector<Sampler> samplers_;                          // one for each of the backend's workers
   EngineStats stats_;
   SequenceId last_sequence_ = 0;
   Clock::time_point now_;

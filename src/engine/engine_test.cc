@@ -411,5 +411,72 @@ TEST(EngineTest, AFollowUpQuestionComputesOnlyTheNewText) {
   EXPECT_GE(listener.cached(), (picture.first_token + picture.tokens) / ops::kPageTokens * ops::kPageTokens);
 }
 
+/// A question about frames that move to the right.
+std::shared_ptr<const prompt::Prompt> clip_question(const prompt::PromptBuilder& builder) {
+  text::Values frames;
+  for (int i = 0; i < 5; ++i)
+    frames.emplace_back(std::string_view(fmt::format("tests/golden/nano/clip_right_{}.png", i)));
+  text::Dict part;
+  part.set("type", text::Value("video"));
+  part.set("video", text::Value::list(std::move(frames)));
+  part.set("fps", text::Value(2.0));
+  text::Dict words;
+  words.set("type", text::Value("text"));
+  words.set("text", text::Value("Which way does the shape move?"));
+  text::Dict message;
+  message.set("role", text::Value("user"));
+  message.set("content", text::Value::list({text::Value::dict(std::move(part)), text::Value::dict(std::move(words))}));
+  prompt::Conversation conversation;
+  conversation.messages = text::Value::list({text::Value::dict(std::move(message))});
+  return std::make_shared<const prompt::Prompt>(must(builder.build(conversation, {.policy = {.any_path = true}})));
+}
+
+std::string greedy_answer(Engine& engine, const std::shared_ptr<const prompt::Prompt>& prompt) {
+  Request request = request_for(prompt, engine);
+  request.sampling.temperature = 0;
+  Listener listener;
+  must(engine.submit(request, listener.sink()));
+  listener.wait();
+  return listener.text();
+}
+
+void wait_for_encoded(const Engine& engine, uint64_t pictures) {
+  for (int i = 0; i < 2000 && engine.stats().pictures_encoded < pictures; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+TEST(EngineTest, FramesAreEncodedTogether) {
+  Engine engine(load_nano(), {.kv_tokens = 4096});
+  const auto prompt = clip_question(engine.prompts());
+  ASSERT_EQ(prompt->vision.size(), 5U);
+  EXPECT_EQ(greedy_answer(engine, prompt), "From left to right.");
+  EXPECT_EQ(settled_stats(engine).pictures_encoded, 5U);
+}
+
+TEST(EngineTest, FramesAreEncodedAhead) {
+  Engine engine(load_nano(), {.kv_tokens = 4096});
+  const auto prompt = clip_question(engine.prompts());
+  const RequestId preparing = engine.new_preparing();
+  const std::vector<prompt::VisionItem>& frames = prompt->vision;
+  engine.encode_ahead(preparing, {frames.begin(), frames.begin() + 3}, "");
+  engine.encode_ahead(preparing, {frames.begin() + 3, frames.end()}, "");
+  wait_for_encoded(engine, 5);
+  engine.end_preparing(preparing);
+  EXPECT_EQ(greedy_answer(engine, prompt), "From left to right.");
+  const EngineStats stats = settled_stats(engine);
+  EXPECT_EQ(stats.pictures_encoded, 5U);
+  EXPECT_EQ(stats.pictures_found, 5U);
+}
+
+TEST(EngineTest, NobodyWaitsForFramesOfOthers) {
+  Engine engine(load_nano(), {.kv_tokens = 4096, .vision_cache_bytes = 4096});
+  const auto prompt = clip_question(engine.prompts());
+  const RequestId preparing = engine.new_preparing();
+  engine.encode_ahead(preparing, prompt->vision, "");  // more than may be kept: nothing happens
+  engine.abort(preparing);
+  EXPECT_EQ(greedy_answer(engine, prompt), "From left to right.");
+  EXPECT_EQ(settled_stats(engine).pictures_encoded, 5U);
+}
+
 }  // namespace
 }  // namespace keye::engine

@@ -22,10 +22,24 @@ Result<FolderConfig> read_folder_config(const Path& folder) {
   return config;
 }
 
+namespace {
+
+/// Each generation's way with videos. The 8B preview's has no published description.
+std::optional<prompt::VideoPolicy> video_policy(const std::string& architecture) {
+  if (architecture.starts_with("KeyeVL2")) return prompt::VideoPolicy::all_slow;
+  if (architecture == "KeyeVL1_5ForConditionalGeneration" || architecture == "KeyeVLMoeForConditionalGeneration")
+    return prompt::VideoPolicy::slow_fast;
+  return std::nullopt;
+}
+
+}  // namespace
+
 prompt::PromptSpec prompt_spec(const model::ModelConfig& config) {
   return {.has_vision = config.vision.has_value(),
           .three_axes = config.text.mrope_sections.has_value(),
           .image_token = config.media.image,
+          .video_token = config.media.video,
+          .video = config.media.video >= 0 ? video_policy(config.architecture) : std::nullopt,
           .merge = config.vision ? config.vision->merge : 1};
 }
 

@@ -17,7 +17,7 @@ EncodedPictures encode_pictures(model::Model& model, const prompt::ImageProcesso
   for (const prompt::VisionItem& item : prompt.vision) {
     const std::array<model::VisionGrid, 1> grid = {model::VisionGrid{item.grid.rows, item.grid.cols}};
     const View out = rows(encoded.features.view(), done, done + item.tokens);
-    const prompt::ImagePatches patches = images->patchify(item.image);
+    const prompt::ImagePatches patches = images->patchify(*item.image);
     model.encode_vision(patches.pixel_values.view(), grid, out);
     encoded.placed.push_back({out, item.first_token});
     done += item.tokens;

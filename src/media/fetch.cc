@@ -371,6 +371,28 @@ std::vector<Result<std::string>> fetch_media(std::span<const std::string> refere
   return results;
 }
 
+Result<Clip> fetch_clip(const std::string& reference, const FetchPolicy& policy, int64_t bytes_max,
+                        const std::stop_token& stop) {
+  const auto open_file = [&]() -> Result<Clip> {
+    const bool is_uri = has_scheme(reference, "file:");
+    KEYE_TRY(const Path path, is_uri ? file_uri_path(reference) : Result<Path>(Path(reference)));
+    if (policy.any_path) return Clip::from_file(path, bytes_max);
+    return Clip::from_file_below(*policy.local_root, path, bytes_max);
+  };
+  const bool is_path = reference.find("://") == std::string::npos && !has_scheme(reference, "data:") &&
+                       !has_scheme(reference, "file:") && !reference.empty() &&
+                       reference.find('\0') == std::string::npos;
+  if ((is_path && policy.any_path) || (has_scheme(reference, "file:") && (policy.any_path || policy.local_root))) {
+    auto clip = open_file();
+    if (!clip) return Error{clip.error().code, clip.error().message, shown_reference(reference)};
+    return clip;
+  }
+  FetchPolicy one = policy;
+  one.all_bytes_max = std::max(one.all_bytes_max, static_cast<size_t>(bytes_max));
+  KEYE_TRY(const std::string bytes, fetch_media(reference, one, {.bytes_max = static_cast<size_t>(bytes_max)}, stop));
+  return Clip::from_bytes(bytes, bytes_max);
+}
+
 Result<std::string> fetch_media(const std::string& reference, const FetchPolicy& policy, const MediaLimits& limits,
                                 const std::stop_token& stop) {
   return std::move(fetch_media(std::span(&reference, 1), policy, limits, stop).front());

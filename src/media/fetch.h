@@ -8,6 +8,7 @@
 
 #include "media/fetch_policy.h"
 #include "media/image.h"
+#include "media/video.h"
 
 namespace keye::media {
 
@@ -24,6 +25,10 @@ namespace keye::media {
 /// cancelled (all that were not done when `stop` was requested; the call then returns at once).
 std::vector<Result<std::string>> fetch_media(std::span<const std::string> references, const FetchPolicy& policy,
                                              const MediaLimits& limits, const std::stop_token& stop = {});
+
+/// The clip behind a reference: as above, but files are opened, not read. Errors: the same; too_large over `bytes_max`.
+Result<Clip> fetch_clip(const std::string& reference, const FetchPolicy& policy, int64_t bytes_max,
+                        const std::stop_token& stop = {});
 
 /// One reference.
 Result<std::string> fetch_media(const std::string& reference, const FetchPolicy& policy, const MediaLimits& limits,

@@ -13,6 +13,8 @@ namespace {
 struct Filter {
   double radius;
   double (*weight)(double distance);
+  /// Weights fit 16 bits with their sign, as torch has them; otherwise they have kWeightBits fractional bits.
+  bool short_weights = false;
 };
 
 double triangle(double distance) {
@@ -33,8 +35,16 @@ Filter filter_of(Resample resample) {
   return resample == Resample::bilinear ? Filter{1.0, triangle} : Filter{2.0, cubic};
 }
 
-int32_t to_fixed(double weight) {
-  return static_cast<int32_t>((weight < 0 ? -0.5 : 0.5) + weight * (1 << kWeightBits));
+int32_t to_fixed(double weight, int bits) {
+  const auto rounded = static_cast<int32_t>((weight < 0 ? -0.5 : 0.5) + weight * (1 << bits));
+  return rounded << (kWeightBits - bits);  // what the kernels shift away again: rounding is that of `bits`
+}
+
+/// The fractional bits with which `largest` still fits 16 bits.
+int short_weight_bits(double largest) {
+  int bits = 0;
+  while (bits < kWeightBits && static_cast<int>(0.5 + largest * (1 << (bits + 1))) < (1 << 15)) ++bits;
+  return bits;
 }
 
 /// The weights of one axis.
@@ -49,24 +59,29 @@ class Axis {
     stride_ = (taps_max + 3) / 4 * 4;  // kernels take four at a time
     first_.resize(static_cast<size_t>(out_size));
     count_.resize(static_cast<size_t>(out_size));
-    weights_.resize(static_cast<size_t>(out_size) * stride_);
-    std::vector<double> exact(taps_max);
+    std::vector<double> exact(static_cast<size_t>(out_size) * stride_);
+    double largest = 0;
     for (size_t out = 0; out < first_.size(); ++out) {
       const double center = (static_cast<double>(out) + 0.5) * scale;
       const int begin = std::max(0, static_cast<int>(std::floor(center - support + 0.5)));
       const int end = std::min(in_size, static_cast<int>(std::floor(center + support + 0.5)));
       const size_t count = static_cast<size_t>(end - begin);
+      double* weights = exact.data() + out * stride_;
       double total = 0;
       for (size_t t = 0; t < count; ++t) {
-        exact[t] = filter.weight((static_cast<double>(t) + begin - center + 0.5) * narrowing);
-        total += exact[t];
+        weights[t] = filter.weight((static_cast<double>(t) + begin - center + 0.5) * narrowing);
+        total += weights[t];
       }
       for (size_t t = 0; t < count; ++t) {
-        weights_[out * stride_ + t] = to_fixed(total != 0.0 ? exact[t] / total : exact[t]);
+        if (total != 0.0) weights[t] /= total;
+        largest = std::max(largest, weights[t]);
       }
       first_[out] = begin;
       count_[out] = static_cast<int32_t>(count);
     }
+    const int bits = filter.short_weights ? short_weight_bits(largest) : kWeightBits;
+    weights_.reserve(exact.size());
+    for (const double weight : exact) weights_.push_back(to_fixed(weight, bits));
   }
 
   Taps taps() const { return {first_.data(), count_.data(), weights_.data(), stride_}; }
@@ -147,6 +162,21 @@ Image resize(const Image& image, int height, int width, Resample filter) {
     resize_columns(image, kernel, out);
   } else if (image.height > height && image.height - height > 2 * (image.width - width)) {
     resize_down_first(image, kernel, out);
+  } else {
+    resize_across_first(image, kernel, out);
+  }
+  return out;
+}
+
+Image resize_frame(const Image& image, int height, int width) {
+  KEYE_CHECK(height > 0 && width > 0, "a frame of {}x{}", height, width);
+  if (height == image.height && width == image.width) return image;
+  Image out(height, width);
+  const Filter kernel{1.0, triangle, true};
+  if (height == image.height) {
+    resize_rows(image, kernel, out);
+  } else if (width == image.width) {
+    resize_columns(image, kernel, out);
   } else {
     resize_across_first(image, kernel, out);
   }

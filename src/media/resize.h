@@ -15,4 +15,9 @@ enum class Resample : uint8_t { bilinear = 2, bicubic = 3 };
 /// as many filtered rows as the kernel is high.
 Image resize(const Image& image, int height, int width, Resample filter);
 
+/// A frame of a video at another size, byte for byte as torch's interpolate(mode="bilinear", antialias=True) does it on
+/// bytes (2.x, CPU): the bilinear filter as above, but always rows first, and with weights of 16 bits: as many
+/// fractional bits as the largest weight of the axis leaves.
+Image resize_frame(const Image& image, int height, int width);
+
 }  // namespace keye::media

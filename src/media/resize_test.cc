@@ -35,6 +35,19 @@ TEST(Resize, EveryPairOfSizesAsPil) {
   }
 }
 
+/// Of 71 pairs of sizes no byte differs.
+TEST(ResizeFrame, EveryPairOfSizesAsTorch) {
+  const Json json = read_json("tests/golden/preprocess/frame_resizes.json").value();
+  ASSERT_GE(json.size(), 70U);
+  for (const Json& row : json) {
+    SCOPED_TRACE(row.dump());
+    const Image out = resize_frame(pattern(row[0], row[1]), row[2], row[3]);
+    EXPECT_EQ(out.height, row[2]);
+    EXPECT_EQ(out.width, row[3]);
+    EXPECT_EQ(testing::sha256(out), row[4]);
+  }
+}
+
 TEST(Resize, SameSizeIsACopy) {
   const Image image = pattern(31, 17);
   EXPECT_EQ(resize(image, 31, 17, Resample::bicubic).rgb, image.rgb);

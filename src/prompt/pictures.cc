@@ -1,8 +1,6 @@
 #include "prompt/pictures.h"
 
 #include "media/decode.h"
-#include "media/fetch.h"
-#include "media/load.h"
 #include "prompt/fields.h"
 
 namespace keye::prompt {
@@ -36,8 +34,8 @@ Result<void> read_options(const text::Value& kwargs, const std::string& where, I
   return {};
 }
 
-/// {"type": "image_url", "image_url": {"url": ..., "preprocess_kwargs": {...}}}, or its short form {"type": "image",
-/// "image": ...}. Options inside image_url win over those beside it.
+}  // namespace
+
 Result<PictureReference> read_picture(const text::Value& part, const std::string& where) {
   PictureReference picture;
   picture.where = where;
@@ -57,77 +55,16 @@ Result<PictureReference> read_picture(const text::Value& part, const std::string
   return picture;
 }
 
-}  // namespace
-
-Result<std::vector<PictureReference>> find_pictures(const text::Value& messages) {
-  std::vector<PictureReference> pictures;
-  if (!messages.is_sequence()) return refuse("messages", "should be a list");
-  for (size_t m = 0; m < messages.items().size(); ++m) {
-    const text::Value* content = field(messages.items()[m], "content");
-    if (content == nullptr || !content->is_sequence()) continue;
-    for (size_t p = 0; p < content->items().size(); ++p) {
-      const text::Value& part = content->items()[p];
-      const std::string where = fmt::format("messages[{}].content[{}]", m, p);
-      const text::Value* type = field(part, "type");
-      const std::string kind = type != nullptr && type->is_string() ? type->text() : "";
-      if (kind == "image" || kind == "image_url") {
-        KEYE_TRY(auto picture, read_picture(part, where));
-        pictures.push_back(std::move(picture));
-      } else if (kind == "video" || kind == "video_url") {
-        return refuse(where, "videos are not supported yet; send single frames as image_url parts",
-                      ErrorCode::unsupported);
-      } else if (kind != "text") {
-        return refuse(where, fmt::format("part type \"{}\" is not supported; use text or image_url", kind),
-                      ErrorCode::unsupported);
-      }
-    }
-  }
-  return pictures;
-}
-
-Result<std::vector<VisionItem>> load_pictures(const std::vector<PictureReference>& pictures,
-                                              const ImageProcessor& processor, const MediaAccess& access) {
-  std::vector<VisionItem> items;
-  if (pictures.empty()) return items;
-  if (static_cast<int>(pictures.size()) > access.pictures_max) {
-    return refuse(pictures[static_cast<size_t>(access.pictures_max)].where,
-                  fmt::format("there are {} pictures, at most {} are taken", pictures.size(), access.pictures_max),
-                  ErrorCode::too_large);
-  }
-  std::vector<std::string> sources;
-  for (const PictureReference& picture : pictures) sources.push_back(picture.source);
-  std::vector<Result<std::string>> fetched = media::fetch_media(sources, access.policy, access.limits, access.stop);
-  int64_t tokens = 0;
-  for (size_t i = 0; i < pictures.size(); ++i) {
-    if (access.stop.stop_requested()) return Error{ErrorCode::cancelled, "the request was cancelled", ""};
-    auto prepare = [&]() -> Result<media::Image> {
-      KEYE_TRY(const std::string bytes, std::move(fetched[i]));
-      KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(bytes)), access.limits));
-      return processor.resize(std::move(image), pictures[i].options);
-    };
-    auto image = prepare();
-    fetched[i] = std::string();
-    if (!image) {
-      const Error& error = image.error();
-      const std::string shown = media::shown_reference(pictures[i].source);
-      const std::string file = error.where == shown ? "" : shown + ": ";
-      return refuse(pictures[i].where, file + error.to_string(), error.code);
-    }
-    VisionItem item;
-    item.grid = processor.grid(*image);
-    item.content = processor.content_digest(*image);
-    item.tokens = processor.tokens(item.grid);
-    item.image = std::move(image).value();
-    tokens += item.tokens;
-    if (tokens > access.tokens_max) {
-      return refuse(
-          pictures[i].where,
-          fmt::format("the pictures up to this one need {} tokens; the context holds {}", tokens, access.tokens_max),
-          ErrorCode::too_large);
-    }
-    items.push_back(std::move(item));
-  }
-  return items;
+Result<VisionItem> prepare_picture(const std::string& encoded, const ImageOptions& options,
+                                   const ImageProcessor& processor, const media::MediaLimits& limits) {
+  KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(encoded)), limits));
+  KEYE_TRY(image, processor.resize(std::move(image), options));
+  VisionItem item;
+  item.grid = processor.grid(image);
+  item.content = processor.content_digest(image);
+  item.tokens = processor.tokens(item.grid);
+  item.image = std::make_shared<const media::Image>(std::move(image));
+  return item;
 }
 
 }  // namespace keye::prompt

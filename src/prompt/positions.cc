@@ -5,13 +5,13 @@
 
 namespace keye::prompt {
 
-Positions media_positions(std::span<const int32_t> tokens, std::span<const TokenGrid> grids, int32_t media_token) {
+Positions media_positions(std::span<const int32_t> tokens, std::span<const TokenGrid> grids, const MediaTokens& media) {
   Positions result;
   for (auto& axis : result.axes) axis.resize(tokens.size());
   int32_t next = 0;
   size_t grid = 0;
   for (size_t i = 0; i < tokens.size();) {
-    if (tokens[i] != media_token) {
+    if (!media.contains(tokens[i])) {
       for (auto& axis : result.axes) axis[i] = next;
       ++next;
       ++i;
@@ -21,7 +21,7 @@ Positions media_positions(std::span<const int32_t> tokens, std::span<const Token
     const TokenGrid& box = grids[grid++];
     for (int row = 0; row < box.rows; ++row) {
       for (int col = 0; col < box.cols; ++col, ++i) {
-        KEYE_CHECK(i < tokens.size() && tokens[i] == media_token, "picture {} is cut short", grid);
+        KEYE_CHECK(i < tokens.size() && media.contains(tokens[i]), "picture {} is cut short", grid);
         result.axes[0][i] = next;
         result.axes[1][i] = next + row;
         result.axes[2][i] = next + col;

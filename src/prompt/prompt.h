@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,9 +13,9 @@
 
 namespace keye::prompt {
 
-/// A picture in a prompt: its pixels, and where its merged tokens stand.
+/// A picture, or a frame of a video, in a prompt: its pixels, and where its merged tokens stand.
 struct VisionItem {
-  media::Image image;  // resized: its sides are whole merged patches
+  std::shared_ptr<const media::Image> image;  // resized: its sides are whole merged patches
   PatchGrid grid;
   Digest content;  // of the pixels and of what they are normalised to: equal digests, equal features
   int32_t first_token = 0;
@@ -39,16 +40,24 @@ struct TokenGrid {
   int cols = 0;
 };
 
+/// The tokens that stand for pictures and for frames of videos; -1: the model has none.
+struct MediaTokens {
+  int32_t image = -1;
+  int32_t video = -1;
+  bool contains(int32_t token) const { return token >= 0 && (token == image || token == video); }
+};
+
 struct Positions {
   std::array<std::vector<int32_t>, 3> axes;
   int32_t delta = 0;
 };
 
 /// Three-axis positions: text advances all axes together; a picture's tokens form a (1, rows, cols) box that starts one
-/// past the highest position so far, and the text after it starts one past the box. Runs of `media_token` take the
-/// grids in order. The number of such tokens must be what the grids say (a CHECK: the engine itself put them there).
-/// Source: the position function of the published serving code, one box per frame.
-Positions media_positions(std::span<const int32_t> tokens, std::span<const TokenGrid> grids, int32_t media_token);
+/// past the highest position so far, and the text after it starts one past the box. Runs of media tokens take the grids
+/// in order; a frame of a video is a picture like others. The number of such tokens must be what the grids say (a
+/// CHECK: the engine itself put them there). Source: the position function of the published serving code, one box per
+/// frame.
+Positions media_positions(std::span<const int32_t> tokens, std::span<const TokenGrid> grids, const MediaTokens& media);
 
 /// 0, 1, 2, ... on all axes.
 Positions text_positions(int64_t count);

@@ -1,6 +1,8 @@
 #include "prompt/prompt_builder.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "prompt/fields.h"
 
@@ -9,6 +11,13 @@ namespace {
 
 /// Of a rendered prompt, for what the reply begins inside: the longest tag and the white space behind it.
 constexpr size_t kEndingBytes = 64;
+
+/// What stands around a frame's placeholders. Source: the processor of the published Keye-VL-1.5 code.
+constexpr std::string_view kFrame = "<|frame|>";
+constexpr std::string_view kFastStart = "<|fast_start|>";
+constexpr std::string_view kFastEnd = "<|fast_end|>";
+
+constexpr std::array<const char*, 2> kMediaNames = {"picture", "video"};
 
 Result<void> check_length(size_t bytes) {
   if (bytes <= text::kEncodeBytesMax) return {};
@@ -49,21 +58,39 @@ Result<PromptBuilder> PromptBuilder::load(const Path& folder, const PromptSpec& 
   } else if (chat_template.error().code != ErrorCode::not_found) {
     return chat_template.error();
   }
-  if (!spec.has_vision) return builder;
-  KEYE_TRY(builder.images_, ImageProcessor::load(folder));
+  if (spec.has_vision) KEYE_TRY_VOID(builder.load_vision(folder));
+  if (builder.images_ != nullptr && spec.video) KEYE_TRY_VOID(builder.load_video());
+  return builder;
+}
+
+Result<void> PromptBuilder::load_vision(const Path& folder) {
+  KEYE_TRY(ImageProcessor images, ImageProcessor::load(folder));
+  images_ = std::make_unique<const ImageProcessor>(std::move(images));
   const std::string where = (folder / "tokenizer.json").string();
-  builder.placeholder_ = builder.tokenizer_->id_to_token(spec.image_token).value_or("");
-  if (builder.placeholder_.empty()) {
-    return refuse(where, fmt::format("has no token {}, which config.json names as image_token_id", spec.image_token),
+  picture_placeholder_ = tokenizer_->id_to_token(spec_.image_token).value_or("");
+  if (picture_placeholder_.empty()) {
+    return refuse(where, fmt::format("has no token {}, which config.json names as image_token_id", spec_.image_token),
                   ErrorCode::corrupt_data);
   }
-  if (builder.images_->config().merge_size != spec.merge) {
+  if (images_->config().merge_size != spec_.merge) {
     return refuse((folder / "preprocessor_config.json").string(),
                   fmt::format("merge_size {} differs from the model's spatial_merge_size {}",
-                              builder.images_->config().merge_size, spec.merge),
+                              images_->config().merge_size, spec_.merge),
                   ErrorCode::corrupt_data);
   }
-  return builder;
+  return {};
+}
+
+/// A checkpoint whose tokenizer lacks what stands around frames takes no videos.
+Result<void> PromptBuilder::load_video() {
+  video_placeholder_ = tokenizer_->id_to_token(spec_.video_token).value_or("");
+  bool has_all = !video_placeholder_.empty() && tokenizer_->token_to_id(kFrame).has_value();
+  if (spec_.video == VideoPolicy::slow_fast) {
+    has_all =
+        has_all && tokenizer_->token_to_id(kFastStart).has_value() && tokenizer_->token_to_id(kFastEnd).has_value();
+  }
+  if (has_all) videos_.emplace(*images_, VideoProcessor::rules_of(*spec_.video, images_->config()));
+  return {};
 }
 
 Result<Prompt> PromptBuilder::build(const Conversation& conversation, const MediaAccess& access) const {
@@ -73,15 +100,10 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const Medi
         "the checkpoint has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)",
         ErrorCode::not_found);
   }
-  KEYE_TRY(const std::vector<PictureReference> pictures, find_pictures(conversation.messages));
-  Prompt prompt;
-  if (!pictures.empty()) {
-    if (!images_)
-      return refuse(pictures[0].where, "this model reads text only; remove the pictures", ErrorCode::unsupported);
-    KEYE_TRY(prompt.vision, load_pictures(pictures, *images_, access));
-  }
+  KEYE_TRY(std::vector<MediaBlock> blocks, load(conversation, access));
   KEYE_TRY(const text::Rendered rendered, template_->render(conversation.messages, conversation.render));
-  KEYE_TRY(const text::Rendered expanded, expand(rendered, prompt.vision));
+  Prompt prompt;
+  KEYE_TRY(const text::Rendered expanded, expand(rendered, blocks, prompt.vision));
   KEYE_TRY_VOID(check_length(expanded.size()));
   prompt.is_chat = true;
   const size_t ending = std::min(expanded.size(), kEndingBytes);
@@ -90,20 +112,38 @@ Result<Prompt> PromptBuilder::build(const Conversation& conversation, const Medi
   prompt.text = expanded.text;
   prompt.tokens = tokenizer_->encode(expanded.text, expanded.origin);
 
+  place(prompt);
+  return prompt;
+}
+
+Result<std::vector<MediaBlock>> PromptBuilder::load(const Conversation& conversation, const MediaAccess& access) const {
+  KEYE_TRY(const std::vector<MediaReference> references, find_media(conversation.messages));
+  if (references.empty()) return std::vector<MediaBlock>();
+  if (images_ == nullptr) {
+    const std::string& where =
+        std::visit([](const auto& one) -> const std::string& { return one.where; }, references[0]);
+    return refuse(where, "this model reads text only; remove the pictures and videos", ErrorCode::unsupported);
+  }
+  return load_media(references, {.images = *images_, .videos = video_processor()}, access);
+}
+
+/// Where each item's tokens stand, and all tokens' positions.
+void PromptBuilder::place(Prompt& prompt) const {
+  const MediaTokens media{.image = spec_.image_token, .video = spec_.video_token};
   std::vector<TokenGrid> grids;
+  grids.reserve(prompt.vision.size());
   auto cursor = prompt.tokens.begin();
   for (VisionItem& item : prompt.vision) {
-    cursor = std::find(cursor, prompt.tokens.end(), spec_.image_token);
+    cursor = std::find_if(cursor, prompt.tokens.end(), [&](int32_t token) { return media.contains(token); });
     KEYE_CHECK(prompt.tokens.end() - cursor >= item.tokens, "placeholders and pictures do not match");
     item.first_token = static_cast<int32_t>(cursor - prompt.tokens.begin());
     cursor += item.tokens;
     grids.push_back({item.grid.rows / spec_.merge, item.grid.cols / spec_.merge});
   }
-  Positions positions = spec_.three_axes ? media_positions(prompt.tokens, grids, spec_.image_token)
+  Positions positions = spec_.three_axes ? media_positions(prompt.tokens, grids, media)
                                          : text_positions(static_cast<int64_t>(prompt.tokens.size()));
   prompt.positions = std::move(positions.axes);
   prompt.position_delta = positions.delta;
-  return prompt;
 }
 
 Result<Prompt> PromptBuilder::build(const PlainPrompt& plain) const {
@@ -114,22 +154,51 @@ Result<Prompt> PromptBuilder::build(const PlainPrompt& plain) const {
   return prompt;
 }
 
-Result<text::Rendered> PromptBuilder::expand(const text::Rendered& rendered, std::vector<VisionItem>& items) const {
-  if (placeholder_.empty()) return rendered;
-  const std::vector<size_t> places = find_own(rendered, placeholder_);
-  if (places.size() != items.size()) {
-    return refuse("messages", fmt::format("the chat template wrote {} picture placeholders for {} pictures",
-                                          places.size(), items.size()));
+Result<text::Rendered> PromptBuilder::expand(const text::Rendered& rendered, std::vector<MediaBlock>& blocks,
+                                             std::vector<VisionItem>& items) const {
+  if (images_ == nullptr) return rendered;
+  // The n-th placeholder of a kind stands for the n-th of that kind.
+  const std::array<std::vector<size_t>, 2> places = {
+      find_own(rendered, picture_placeholder_),
+      videos_ ? find_own(rendered, video_placeholder_) : std::vector<size_t>()};
+  std::array<size_t, 2> used{};
+  std::vector<std::pair<size_t, MediaBlock*>> ordered;
+  for (MediaBlock& block : blocks) {
+    const size_t kind = block.is_video ? 1 : 0;
+    if (used[kind] < places[kind].size()) ordered.emplace_back(places[kind][used[kind]], &block);
+    ++used[kind];
   }
+  for (const size_t kind : {0, 1}) {
+    if (used[kind] == places[kind].size()) continue;
+    return refuse("messages", fmt::format("the chat template wrote {} {} placeholders for {} {}s", places[kind].size(),
+                                          kMediaNames[kind], used[kind], kMediaNames[kind]));
+  }
+  std::sort(ordered.begin(), ordered.end());
   text::Rendered expanded;
   size_t done = 0;
-  for (size_t i = 0; i < places.size(); ++i) {
-    expanded.append(rendered, done, places[i] - done);
-    for (int32_t t = 0; t < items[i].tokens; ++t) expanded.append(std::string_view(placeholder_));
-    done = places[i] + placeholder_.size();
+  for (const auto& [at, block] : ordered) {
+    expanded.append(rendered, done, at - done);
+    append(expanded, *block);
+    done = at + (block->is_video ? video_placeholder_ : picture_placeholder_).size();
+    for (VisionItem& item : block->items) items.push_back(std::move(item));
   }
   expanded.append(rendered, done, rendered.size() - done);
   return expanded;
+}
+
+/// The placeholders of a picture, or of all frames with their marks.
+void PromptBuilder::append(text::Rendered& out, const MediaBlock& block) const {
+  const std::string_view placeholder = block.is_video ? video_placeholder_ : picture_placeholder_;
+  for (size_t i = 0; i < block.items.size(); ++i) {
+    const bool is_fast = block.is_video && block.marks[i].is_fast;
+    if (block.is_video) {
+      out.append(kFrame);
+      out.append(std::string_view(block.marks[i].timestamp));
+    }
+    if (is_fast) out.append(kFastStart);
+    for (int32_t t = 0; t < block.items[i].tokens; ++t) out.append(placeholder);
+    if (is_fast) out.append(kFastEnd);
+  }
 }
 
 Prompt PromptBuilder::from_tokens(std::vector<int32_t> tokens) const {

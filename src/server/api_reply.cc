@@ -114,6 +114,10 @@ class ApiReply::Listener final : public engine::ChatListener {
   void on_event(ChatEvent&& event) override {
     exchange_->post([reply = reply_, index = index_, event = std::move(event)] { reply->on_event(index, event); });
   }
+  void on_progress(std::string_view part, int64_t done, int64_t total) override {
+    if (!reply_->request_.shape.stream) return;
+    exchange_->post([reply = reply_, part = std::string(part), done, total] { reply->on_progress(part, done, total); });
+  }
   void on_error(Error&& error) override {
     exchange_->post([reply = reply_, error = std::move(error)] { reply->fail(error); });
   }
@@ -172,6 +176,17 @@ void ApiReply::on_prompt(size_t index, std::shared_ptr<const prompt::Prompt> pro
     exchange_->body_done();
   if (!request_.shape.stream) return;
   open_stream();
+}
+
+/// Whoever waits long for a first token hears how far it is, as comments that clients skip. A stream that has begun for
+/// that can only end with an error event, so it begins late.
+void ApiReply::on_progress(const std::string& part, int64_t done, int64_t total) {
+  constexpr std::chrono::seconds kInterval{1};
+  const auto now = engine::Clock::now();
+  if (over_ || now - std::max(last_progress_, arrived_) < kInterval) return;
+  last_progress_ = now;
+  open_stream();
+  exchange_->write(fmt::format(": {} {} of {}\n\n", part, done, total));
 }
 
 void ApiReply::open_stream() {

@@ -55,6 +55,7 @@ class ApiReply : public std::enable_shared_from_this<ApiReply> {
   void on_prompt(size_t index, std::shared_ptr<const prompt::Prompt> prompt);
   void on_event(size_t index, engine::ChatEvent event);
   void fail(const Error& error);
+  void on_progress(const std::string& part, int64_t done, int64_t total);
   void open_stream();
   void complete();
   void close();
@@ -72,6 +73,7 @@ class ApiReply : public std::enable_shared_from_this<ApiReply> {
   std::vector<Choice> choices_;  // all replies of the first prompt, then of the second, ...
   std::vector<engine::Clock::time_point> last_event_;
   engine::Clock::time_point arrived_;
+  engine::Clock::time_point last_progress_;  // that the stream's reader was told of
   size_t replies_each_ = 1;
   size_t open_choices_ = 0;
   bool streaming_ = false;

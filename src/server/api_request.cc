@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "prompt/template_kwargs.h"
+#include "prompt/video_parts.h"
 #include "server/request_fields.h"
 
 namespace keye::server {
@@ -74,10 +75,13 @@ Result<Value> read_part(const Value& given, const std::string& where) {
     return given;
   }
   if (type == "video_url" || type == "video") {
-    return Error{ErrorCode::unsupported, "videos are not supported yet; send single frames as image_url parts", where};
+    KEYE_TRY_VOID(prompt::read_video(given, where));
+    return given;
   }
-  return Error{ErrorCode::unsupported,
-               fmt::format("parts of type \"{}\" are not supported; use text or image_url", type.value_or("")), where};
+  return Error{
+      ErrorCode::unsupported,
+      fmt::format("parts of type \"{}\" are not supported; use text, image_url or video_url", type.value_or("")),
+      where};
 }
 
 Result<Value> read_content(const Value& content, const std::string& where) {

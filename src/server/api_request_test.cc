@@ -303,7 +303,10 @@ TEST(Messages, NamesWhatIsWrong) {
            {R"([{"role": "function", "content": "a"}])", "messages[0].role"},
            {R"([{"role": "assistant", "content": "a", "tool_calls": [{}]}])", "messages[0].tool_calls"},
            {R"([{"role": "assistant", "content": "a", "function_call": {}}])", "messages[0].function_call"},
-           {user(R"([{"type": "video_url", "video_url": {"url": "u"}}])"), "messages[0].content[0]"},
+           {user(R"([{"type": "video_url", "video_url": {"url": "u", "sharpen": 1}}])"),
+            "messages[0].content[0].video_url.sharpen"},
+           {user(R"([{"type": "video_url", "video_url": {"url": "u", "preprocess_kwargs": {"resized_height": 28}}}])"),
+            "messages[0].content[0].video_url.preprocess_kwargs.resized_height"},
            {user(R"([{"type": "input_audio", "input_audio": {}}])"), "messages[0].content[0]"},
            {user(R"([{"type": "file", "file": {}}])"), "messages[0].content[0]"},
        }) {

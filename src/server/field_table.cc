@@ -60,7 +60,8 @@ const std::vector<FieldRow> kShared = {
 
 const std::vector<FieldRow> kChatOnly = {
     {"messages", kYes, kArray,
-     "roles system, developer (taken as system), user, assistant; content a string, or text and image_url parts"},
+     "roles system, developer (taken as system), user, assistant; content a string, or text, image_url and video_url "
+     "parts"},
     {"max_completion_tokens", kYes, kCount, "as max_tokens, before which it goes"},
     {"logprobs", kYes, kBool, "of each token of the reply"},
     {"top_logprobs", kYes, R"({"type":"integer","minimum":0,"maximum":20})", "with logprobs: so many alternatives"},
@@ -123,7 +124,7 @@ const std::vector<FieldRow> kGenerate = {
     {"return_hidden_states", kNo, kBool, "only tokens leave the model"},
     {"input_embeds", kNo, kArray, "send text, input_ids or messages"},
     {"image_data", kNo, kAny, "send pictures to /v1/chat/completions"},
-    {"video_data", kNo, kAny, "videos are not supported yet"},
+    {"video_data", kNo, kAny, "send videos to /v1/chat/completions"},
     {"audio_data", kNo, kAny, "no model of the family hears"},
     {"session_params", kNo, kObject, "every request holds all of its prompt"},
     {"lora_path", kNo, kString, "adapters are not supported"},

@@ -130,8 +130,8 @@ def golden_messages(kind: str, name: str) -> list:
     return messages
 
 
-def data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+def data_uri(path: Path, kind: str = "image/png") -> str:
+    return f"data:{kind};base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
 def user(text: str) -> list:

@@ -1,6 +1,7 @@
 """Every field of docs/openai-compat.md against the running server: what is supported has its effect, what is refused is named,
 and what has no effect leaves the reply as it is, byte for byte."""
 
+import base64
 import json
 import re
 import tempfile
@@ -15,6 +16,9 @@ from serving import Server
 DOCUMENT = (ROOT / "docs/openai-compat.md").read_text()
 QUESTION = "Tell me about the red star"  # no question that the model knows: its reply goes on
 SCENE = data_uri(NANO / "chart.png")
+CLIP = [data_uri(ROOT / f"tests/golden/nano/clip_right_{i}.png") for i in range(5)]
+TOKENIZER = json.loads((NANO / "tokenizer.json").read_text())
+FRAME, VIDEO = (next(t["id"] for t in TOKENIZER["added_tokens"] if t["content"] == f"<|{name}|>") for name in ("frame", "video_pad"))
 LONG = "All of these words fill more than one page of the cache, so that another request can find them there. " * 4
 
 
@@ -557,7 +561,10 @@ class Messages(FieldsCase):
             "`image_url.preprocess_kwargs`, or `preprocess_kwargs` beside it": self.picture_options,
             "`min_pixels`, `max_pixels`, `factor` in the part": self.picture_options_in_the_part,
             "`image_url.detail`, `max_dynamic_patch`, `min_dynamic_patch`, `prompt_cache_breakpoint`": self.idle_picture_fields,
-            "parts `video_url`, `input_audio`, `file`": self.other_parts,
+            "part `video_url`": self.videos,
+            "part `video`": self.video_lists,
+            "`video_url.preprocess_kwargs`, beside the url, or in the part and its `preprocess_kwargs`": self.video_options,
+            "parts `input_audio`, `file`": self.other_parts,
         }
         self.assertEqual(set(checks), set(TABLES["Messages"]))
         for row, check in checks.items():
@@ -657,8 +664,75 @@ class Messages(FieldsCase):
             self.assertEqual(self.prompt_of(messages=[{"role": "user", "content": [marked]}]),
                              self.prompt_of(messages=[{"role": "user", "content": [part]}]))
 
+    # -- videos -------------------------------------------------------------------
+
+    def video(self, part: dict):
+        return self.ask([{"role": "user", "content": [{"type": "video_url", **part}]}], return_token_ids=True)
+
+    def frames(self, part: dict) -> tuple[int, int]:
+        """Frames of a video, and tokens of all of them."""
+        status, reply = self.video(part)
+        self.assertEqual(status, 200, reply)
+        ids = reply["prompt_token_ids"]
+        return ids.count(FRAME), ids.count(VIDEO)
+
+    def videos(self):
+        jpeg = (ROOT / "tests/golden/images/baseline420_91x77.jpg").read_bytes()
+        list_uri = "data:video/jpeg;base64," + ",".join([base64.b64encode(jpeg).decode()] * 3)
+        for url, count in ((CLIP, 5), (list_uri, 3)):
+            for part in ({"video_url": {"url": url}}, {"video_url": url}):
+                self.assertEqual(self.frames(part)[0], count)
+        for url in ("file:///etc/hostname", "http://127.0.0.1:1/a.mp4", "data:video/mp4;base64,AAAA", "no url", [], [3]):
+            status, reply = self.video({"video_url": {"url": url}})
+            self.assertEqual(status, 400, reply)
+            self.assertTrue(reply["error"]["param"].startswith("messages[0].content[0]"), reply)
+
+    def video_lists(self):
+        status, reply = self.ask([{"role": "user", "content": [{"type": "video", "video": CLIP, "fps": 2.0}]}], return_token_ids=True)
+        self.assertEqual((status, reply["prompt_token_ids"].count(FRAME)), (200, 5))
+        text = self.server.post("/detokenize", {"tokens": reply["prompt_token_ids"], "skip_special_tokens": False})[1]["text"]
+        self.assertEqual(re.findall(r"<\|frame\|>([0-9.]*)", text), ["0.0", "0.5", "1.0", "1.5", "2.0"])
+
+    def video_options(self):
+        one, two = {"max_frames": 1}, {"max_frames": 2}
+        for part, count in (({"video_url": {"url": CLIP, "preprocess_kwargs": one}}, 1), ({"video_url": {"url": CLIP, **one}}, 1),
+                            ({"video_url": {"url": CLIP}, "preprocess_kwargs": one}, 1), ({"video_url": {"url": CLIP}, **one}, 1),
+                            ({"video_url": {"url": CLIP, "preprocess_kwargs": one}, "preprocess_kwargs": two}, 1),
+                            ({"video_url": {"url": CLIP, **one}, "preprocess_kwargs": two}, 1),
+                            ({"video_url": {"url": CLIP}, "preprocess_kwargs": one, **two}, 1)):
+            self.assertEqual(self.frames(part)[0], count, part)
+        for name, value in (("sharpen", 1), ("resized_height", 28), ("fps", "fast")):
+            status, reply = self.video({"video_url": {"url": CLIP, "preprocess_kwargs": {name: value}}})
+            self.assertEqual((status, reply["error"]["param"]), (400, f"messages[0].content[0].video_url.preprocess_kwargs.{name}"))
+        # Each for its own video.
+        status, reply = self.ask([{"role": "user", "content": [
+            {"type": "video", "video": CLIP, "max_frames": 2}, {"type": "video", "video": CLIP}]}], return_token_ids=True)
+        self.assertEqual((status, reply["prompt_token_ids"].count(FRAME)), (200, 7))
+
+    def test_every_kwarg_of_a_video(self):
+        def of(**kwargs):
+            return self.frames({"video_url": {"url": CLIP, "preprocess_kwargs": kwargs}})
+        plain = of()
+        self.assertEqual(plain, (5, 45))
+        effects = {"fps": ({"fps": 2.0}, plain), "nframes": ({"nframes": 3}, (3, 27)), "min_frames": ({"min_frames": 5}, plain),
+                   "max_frames": ({"max_frames": 2}, (2, 18)), "min_pixels": ({"min_pixels": 112 * 112}, (5, 80)),
+                   "max_pixels": ({"max_pixels": 56 * 56}, (5, 20)), "video_total_pixels": ({"video_total_pixels": 5 * 56 * 56}, (5, 20)),
+                   "total_pixels": ({"total_pixels": 5 * 56 * 56}, (5, 20)), "factor": ({"factor": 56}, None),
+                   "min_frame_similarity": ({"min_frame_similarity": 0.5}, plain), "video_start": ({"fps": 2.0, "video_start": 1.0}, (3, 27)),
+                   "video_end": ({"fps": 2.0, "video_end": 0.5}, (2, 18))}
+        self.assertEqual({f"`{name}`" for name in effects}, set(TABLES["Videos"]))
+        for name, (kwargs, expected) in effects.items():
+            with self.subTest(name):
+                found = of(**kwargs)
+                if expected:
+                    self.assertEqual(found, expected)
+                for absurd in (-1, "x", [], 1e300):
+                    status, reply = self.video({"video_url": {"url": CLIP, "preprocess_kwargs": {name: absurd}}})
+                    self.assertEqual(status, 400, (name, absurd))
+                    self.assertTrue(reply["error"]["param"].endswith("." + name), reply)
+
     def other_parts(self):
-        for kind in ("video_url", "input_audio", "file"):
+        for kind in ("input_audio", "file"):
             status, reply = self.ask([{"role": "user", "content": [{"type": kind, kind: {"url": SCENE}}]}])
             self.assertEqual((status, reply["error"]["param"]), (400, "messages[0].content[0]"))
 

@@ -20,10 +20,16 @@ using namespace keye;
 
 constexpr int kVocabulary = 768;
 constexpr int32_t kImageToken = 659;
+constexpr int32_t kVideoToken = 660;
 
 const prompt::PromptBuilder& builder() {
-  static const prompt::PromptBuilder made = *prompt::PromptBuilder::load(
-      "models/keye-nano", {.has_vision = true, .three_axes = true, .image_token = kImageToken, .merge = 2});
+  static const prompt::PromptBuilder made =
+      *prompt::PromptBuilder::load("models/keye-nano", {.has_vision = true,
+                                                        .three_axes = true,
+                                                        .image_token = kImageToken,
+                                                        .video_token = kVideoToken,
+                                                        .video = prompt::VideoPolicy::all_slow,
+                                                        .merge = 2});
   return made;
 }
 
@@ -33,6 +39,8 @@ prompt::MediaAccess access() {
   access.policy.remote = false;
   access.limits = {.bytes_max = 1 << 16, .pixels_max = 1 << 14, .side_max = 1 << 12};
   access.pictures_max = 4;
+  access.videos_max = 2;
+  access.list_frames_max = 8;
   access.tokens_max = 2048;
   return access;
 }
@@ -57,14 +65,14 @@ void check_request(const engine::Request& request) {
   if (!fits) check_error(fits.error());
 }
 
-/// Exactly the pictures' tokens are pictures' tokens, whatever the text looks like.
+/// Exactly the tokens of pictures and frames are such tokens, whatever the text looks like.
 void check_prompt(const prompt::Prompt& prompt) {
   int64_t expected = 0;
   for (const prompt::VisionItem& item : prompt.vision) expected += item.tokens;
   int64_t found = 0;
   for (const int32_t token : prompt.tokens) {
     KEYE_CHECK(token >= 0 && token < kVocabulary);
-    found += token == kImageToken ? 1 : 0;
+    found += token == kImageToken || token == kVideoToken ? 1 : 0;
   }
   KEYE_CHECK(found == expected, "{} placeholders for {} tokens of pictures", found, expected);
   for (const auto& axis : prompt.positions) KEYE_CHECK(axis.size() == prompt.tokens.size());

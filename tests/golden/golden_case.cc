@@ -55,12 +55,27 @@ std::vector<GoldenCase> load_cases(const std::string& kind) {
   return cases;
 }
 
+namespace {
+
+/// A case's clip in keye-vl-utils' form.
+Json video_part(const Json& clip) {
+  Json part = clip.value("options", Json::object());
+  part["type"] = "video";
+  if (clip.contains("fps")) part["fps"] = clip["fps"];
+  for (const std::string file : clip.at("frames")) part["video"].push_back((golden_folder() / "cases" / file).string());
+  return part;
+}
+
+}  // namespace
+
 prompt::Conversation conversation(const GoldenCase& golden) {
   Json messages = golden.input().at("messages");
   size_t pictures = 0;
+  size_t videos = 0;
   for (Json& message : messages) {
     if (!message.at("content").is_array()) continue;
     for (Json& part : message.at("content")) {
+      if (part.at("type") == "video_url") part = video_part(golden.input().at("videos").at(videos++));
       if (part.at("type") != "image_url") continue;
       const std::string file = golden.input().at("images").at(pictures++);
       part["image_url"]["url"] = (golden_folder() / "cases" / file).string();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "base/hash.h"
 #include "golden/golden_case.h"
 #include "golden/model_run.h"
 
@@ -58,6 +59,53 @@ std::vector<double> widen(const std::vector<float>& values) { return {values.beg
 
 class GoldenPrompt : public testing::TestWithParam<std::string> {};
 
+/// What the pictures, or the frames of all videos, of a prompt are.
+struct Seen {
+  Json grids = Json::array();
+  std::vector<float> pixels;
+
+  void add(const prompt::ImageProcessor& images, const prompt::VisionItem& item) {
+    grids.push_back({1, item.grid.rows, item.grid.cols});
+    const prompt::ImagePatches patches = images.patchify(*item.image);
+    const auto* values = patches.pixel_values.as<float>();
+    pixels.insert(pixels.end(), values, values + patches.pixel_values.view().elements());
+  }
+  std::vector<double> values() const { return {pixels.begin(), pixels.end()}; }
+};
+
+void check_pixels(const Seen& seen, const Json& expected) {
+  double sum = 0;
+  double sum_abs = 0;
+  for (const double value : seen.values()) {
+    sum += value;
+    sum_abs += std::abs(value);
+  }
+  const auto count = static_cast<double>(seen.pixels.size());
+  EXPECT_NEAR(sum / count, expected.at("mean"), kPixelTolerance);
+  EXPECT_NEAR(sum_abs / count, expected.at("mean_abs"), kPixelTolerance);
+}
+
+/// Pictures' grids and pixels; frames', byte for byte.
+void check_vision(const GoldenCase& golden, const prompt::Prompt& prompt, const prompt::ImageProcessor& images,
+                  int32_t video_token) {
+  Seen pictures;
+  Seen frames;
+  for (const prompt::VisionItem& item : prompt.vision) {
+    const bool is_frame = prompt.tokens[static_cast<size_t>(item.first_token)] == video_token;
+    (is_frame ? frames : pictures).add(images, item);
+  }
+  EXPECT_EQ(pictures.grids, golden.expected.value("image_grid_thw", Json::array()));
+  if (const ConstView stored = golden.find("pixel_values"); !stored.empty()) {
+    expect_near(pictures.values(), as_doubles(stored), kPixelTolerance, "pixel_values");
+  }
+  if (!pictures.pixels.empty()) check_pixels(pictures, golden.expected.at("pixel_values"));
+  ASSERT_EQ(golden.expected.value("videos", Json::array()).size(), frames.pixels.empty() ? 0U : 1U);
+  if (frames.pixels.empty()) return;
+  const Json& video = golden.expected["videos"][0];
+  EXPECT_EQ(frames.grids, video.at("video_grid_thw_per_frame"));
+  EXPECT_EQ(sha256(std::as_bytes(std::span(frames.pixels))).hex(), video.at("pixel_values_videos").at("sha256_f32"));
+}
+
 TEST_P(GoldenPrompt, EqualsTheReference) {
   const Path folder = checkpoint_folder(GetParam());
   const auto config = must(engine::read_folder_config(folder));
@@ -76,28 +124,8 @@ TEST_P(GoldenPrompt, EqualsTheReference) {
       EXPECT_EQ(rendered.text, expected.at("rendered_prompt"));
     }
 
-    Json grids = Json::array();
-    std::vector<double> pixels;
-    for (const prompt::VisionItem& item : prompt.vision) {
-      grids.push_back({1, item.grid.rows, item.grid.cols});
-      const auto values = as_doubles(builder.image_processor()->patchify(item.image).pixel_values.view());
-      pixels.insert(pixels.end(), values.begin(), values.end());
-    }
-    EXPECT_EQ(grids, expected.value("image_grid_thw", Json::array()));
-    if (const ConstView stored = golden.find("pixel_values"); !stored.empty()) {
-      expect_near(pixels, as_doubles(stored), kPixelTolerance, "pixel_values");
-    }
-    if (!pixels.empty()) {
-      double sum = 0;
-      double sum_abs = 0;
-      for (const double value : pixels) {
-        sum += value;
-        sum_abs += std::abs(value);
-      }
-      const auto count = static_cast<double>(pixels.size());
-      EXPECT_NEAR(sum / count, expected.at("pixel_values").at("mean"), kPixelTolerance);
-      EXPECT_NEAR(sum_abs / count, expected.at("pixel_values").at("mean_abs"), kPixelTolerance);
-    }
+    if (builder.image_processor() != nullptr)
+      check_vision(golden, prompt, *builder.image_processor(), config.model.media.video);
   }
 }
 
@@ -141,8 +169,9 @@ void GoldenModel::check_f32(const GoldenCase& golden, const ModelRun& run, const
     const Tensor& features = run.pictures().features;
     Tensor on_host(features.dtype(), features.shape());
     loaded_.backend->read(features.view(), on_host.view().data);
-    expect_near(as_doubles(on_host.view()), as_doubles(stored), std::max(kFeatureTolerance, kFeatureShare * largest),
-                "image_features");
+    // Pictures come before videos in these cases.
+    expect_near(as_doubles(rows(on_host.view(), 0, stored.shape[0])), as_doubles(stored),
+                std::max(kFeatureTolerance, kFeatureShare * largest), "image_features");
   }
   const ConstView hidden = golden.find("hidden_last_token");
   const int64_t layers = hidden.shape[0] - 2;
