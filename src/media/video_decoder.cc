@@ -134,7 +134,7 @@ Result<VideoInfo> EncodedClip::open_in_worker(Patience& patience) {
 
 Result<void> EncodedClip::open(std::stop_token stop) {
   KEYE_TRY_VOID(pool_->acquire(lease_, stop));
-  KEYE_TRY(const auto stopping, Stopping::make(stop));
+  KEYE_TRY(const auto stopping, Stopping::make(std::move(stop)));
   Patience patience{.stop = stopping->descriptor(), .seconds = limits().seconds_max};
   auto info = open_in_worker(patience);
   if (!info) return settled(info.error());

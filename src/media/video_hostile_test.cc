@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -141,6 +142,32 @@ TEST(HostileWorker, AStopIsHeardWhileWaitingForAWorker) {
   EXPECT_EQ(second.error().code, ErrorCode::cancelled);
   EXPECT_LT(seconds_since(asked), 0.1);
   reading.request_stop();
+}
+
+/// Whoever is killed takes its workers along: the one that decodes, and the one that was started ahead.
+TEST(HostileWorker, EndsWithItsParent) {
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1), 0);  // orphans come to this process
+  const std::string clip = make_clip(ClipRecipe{});
+  const pid_t child = ::fork();
+  if (child == 0) {
+    VideoDecoder decoder(testing::options());
+    const auto source = open_clip(decoder, clip);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  int orphans = 0;
+  const auto begin = Clock::now();
+  while (seconds_since(begin) < 20) {
+    const pid_t ended = ::waitpid(-1, &status, WNOHANG);
+    if (ended < 0) break;      // there are none left
+    if (ended > 0) ++orphans;  // killed, or because its socket closed: which of them is first is up to the system
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(orphans, 2);
+  EXPECT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 0), 0);
 }
 
 /// The signal that ended a child which entered the sandbox and then did `what`; 0 when it ended by itself.

@@ -6,14 +6,14 @@
 namespace keye::media {
 
 WorkerPool::WorkerPool(VideoOptions options) : options_(std::move(options)) {
-  launcher_ = std::jthread([this](std::stop_token stop) { launch(std::move(stop)); });
+  launcher_ = std::jthread([this](const std::stop_token& stop) { launch(stop); });
 }
 
 WorkerPool::~WorkerPool() { close(); }
 
 /// Workers are started here and nowhere else, as they end with the thread that started them: this one lives as long as
 /// the pool.
-void WorkerPool::launch(std::stop_token stop) {
+void WorkerPool::launch(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   const auto due = [&] {
     const auto ready = static_cast<int>(started_.size());
@@ -33,7 +33,7 @@ Result<std::unique_ptr<WorkerProcess>> WorkerPool::start(std::stop_token stop) {
   std::unique_lock lock(mutex_);
   ++wanted_;
   changed_.notify_all();
-  const bool there = changed_.wait(lock, stop, [&] { return closed_ || !started_.empty(); });
+  const bool there = changed_.wait(lock, std::move(stop), [&] { return closed_ || !started_.empty(); });
   --wanted_;
   if (closed_) return Error{ErrorCode::unavailable, "the decoder of clips is closed", "video"};
   if (!there) return Error{ErrorCode::cancelled, "cancelled", "video"};

@@ -42,7 +42,7 @@ class WorkerPool {
 
  private:
   Result<std::unique_ptr<WorkerProcess>> start(std::stop_token stop);
-  void launch(std::stop_token stop);
+  void launch(const std::stop_token& stop);
   std::unique_ptr<WorkerProcess> steal();
 
   const VideoOptions options_;
