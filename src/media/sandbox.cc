@@ -110,7 +110,8 @@ void allow_threads(Filter& filter) {
 void allow_files(Filter& filter, int socket) {
   const auto on_socket = static_cast<scmp_datum_t>(socket);
   for (const char* name : {"read", "pread64", "write", "close", "fstat"}) filter.allow(name);
-  // Refused without death: the demuxer of MPEG-TS asks the C library for converters of the texts in it, which are files.
+  // Refused without death: the demuxer of MPEG-TS asks the C library for converters of the texts in it, which are
+  // files.
   for (const char* name : {"openat", "open"}) filter.rule(SCMP_ACT_ERRNO(EACCES), name);
   filter.allow("sendto", {SCMP_A0(SCMP_CMP_EQ, on_socket), SCMP_A4(SCMP_CMP_EQ, 0)});
   filter.allow("recvmsg", {SCMP_A0(SCMP_CMP_EQ, on_socket)});

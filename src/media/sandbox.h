@@ -16,7 +16,8 @@ int limit_process(const SandboxLimits& limits);
 
 /// From here on this process, all its threads, may read and write descriptors that it has or is sent over
 /// `socket`, ask for memory that is not executable, start threads and end. Opening a file fails; any other system call
-/// kills it: there is no connecting, no executing, no signal to others. Cannot be undone. Returns 0, or errno when the system does not allow filters.
+/// kills it: there is no connecting, no executing, no signal to others. Cannot be undone. Returns 0, or errno when the
+/// system does not allow filters.
 int enter_sandbox(int socket);
 
 }  // namespace keye::media

@@ -1,5 +1,5 @@
-// Any bytes as what a worker reports: what is believed lies within the limits, and what is said of the rest can be shown
-// to anybody. The same bytes as the head of a clip.
+// Any bytes as what a worker reports: what is believed lies within the limits, and what is said of the rest can be
+// shown to anybody. The same bytes as the head of a clip.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
