@@ -121,16 +121,13 @@ void add_videos(std::vector<prompt::PreparedVideo>& videos, const prompt::ImageP
 Result<prompt::PreparedVideo> prepare(const prompt::VideoProcessor& processor, const prompt::VideoReference& video,
                                       const prompt::MediaAccess& access) {
   const std::string shown = media::shown_reference(video.sources[0]);
-  const auto about = [&](const Error& error) {
-    return error.where == shown ? error : Error{error.code, error.to_string(), shown};
-  };
   const auto opened = prompt::open_video(video, processor.rules(), access);
-  if (!opened) return about(opened.error());
+  if (!opened) return about(video.sources[0], opened.error());
   const prompt::VideoWatch watch{.stop = access.stop, .progress = [&](int64_t done, int64_t total) {
                                    if (access.progress) access.progress("video", done, total);
                                  }};
   auto prepared = processor.prepare(*opened->source, video.kwargs, opened->is_list, watch);
-  if (!prepared) return about(prepared.error());
+  if (!prepared) return about(video.sources[0], prepared.error());
   const media::VideoInfo& info = opened->source->info();
   const auto fast =
       std::count_if(prepared->marks.begin(), prepared->marks.end(), [](const auto& mark) { return mark.is_fast; });
@@ -148,9 +145,8 @@ Result<std::vector<prompt::PreparedVideo>> prepare_videos(const Path& folder, co
   std::vector<prompt::PreparedVideo> videos;
   if (!flags.any()) return videos;
   KEYE_TRY(const auto config, engine::read_folder_config(folder));
-  const auto policy = engine::prompt_spec(config.model).video;
-  if (!policy) return make_error(ErrorCode::unsupported, folder.string(), "this model takes no videos");
-  prompt::VideoRules rules = prompt::VideoProcessor::rules_of(*policy, images.config());
+  KEYE_TRY(const prompt::VideoPolicy policy, video_policy(folder, config.model));
+  prompt::VideoRules rules = prompt::VideoProcessor::rules_of(policy, images.config());
   rules.adaptive = flags.adaptive;
   const prompt::VideoProcessor processor(images, rules);
   media::VideoDecoder decoder({});
@@ -171,11 +167,7 @@ Result<void> preprocess(const Flags& flags) {
   std::vector<prompt::ImagePatches> pictures;
   for (const std::string& reference : flags.images) {
     Result<prompt::ImagePatches> patches = prepare(processor, reference, options);
-    if (!patches) {
-      const Error& error = patches.error();
-      if (error.where == media::shown_reference(reference)) return error;
-      return Error{error.code, error.to_string(), media::shown_reference(reference)};
-    }
+    if (!patches) return about(reference, patches.error());
     pictures.push_back(std::move(patches).value());
   }
   KEYE_TRY(auto videos, prepare_videos(folder, processor, flags.video, stop));

@@ -150,23 +150,18 @@ Result<void> run(const Flags& flags) {
   const std::stop_token stop = interrupt_token();
   KEYE_TRY(const Path folder, model_folder(flags.folder));
   KEYE_TRY(const auto config, engine::read_folder_config(folder));
-  const auto policy = engine::prompt_spec(config.model).video;
-  if (!policy) return make_error(ErrorCode::unsupported, folder.string(), "this model takes no videos");
+  KEYE_TRY(const prompt::VideoPolicy policy, video_policy(folder, config.model));
   KEYE_TRY(const auto images, prompt::ImageProcessor::load(folder));
-  prompt::VideoRules rules = prompt::VideoProcessor::rules_of(*policy, images.config());
+  prompt::VideoRules rules = prompt::VideoProcessor::rules_of(policy, images.config());
   rules.adaptive = flags.video.adaptive;
   const prompt::VideoProcessor processor(images, rules);
   KEYE_TRY(const double speed, engine::product_speed(flags.model.device, flags.model.dtype()));
   media::VideoDecoder decoder({});
   OrderedJson all = OrderedJson::array();
   for (const prompt::VideoReference& video : flags.video.references()) {
-    const std::string shown = media::shown_reference(video.sources[0]);
     const auto plan = make_plan(video, processor, command_access(decoder, flags.video, stop));
-    if (!plan) {
-      const Error& error = plan.error();
-      return error.where == shown ? error : Error{error.code, error.to_string(), shown};
-    }
-    all.push_back(to_json(*plan, shown, config.model, flags.model.dtype(), speed));
+    if (!plan) return about(video.sources[0], plan.error());
+    all.push_back(to_json(*plan, media::shown_reference(video.sources[0]), config.model, flags.model.dtype(), speed));
   }
   if (flags.as_json) return write_stdout(all.dump(1) + "\n");
   for (const OrderedJson& plan : all) print(plan);

@@ -1,6 +1,8 @@
 #include "cli/video_flags.h"
 
 #include "cli/model_flags.h"
+#include "engine/load.h"
+#include "media/load.h"
 
 namespace keye::cli {
 namespace {
@@ -68,6 +70,17 @@ std::vector<prompt::VideoReference> VideoFlags::references() const {
   }
   if (!frames.empty()) videos.push_back({.sources = frames, .is_list = true, .kwargs = kwargs, .where = "--frames"});
   return videos;
+}
+
+Result<prompt::VideoPolicy> video_policy(const Path& folder, const model::ModelConfig& config) {
+  const auto policy = engine::prompt_spec(config).video;
+  if (!policy) return make_error(ErrorCode::unsupported, folder.string(), "this model takes no videos");
+  return *policy;
+}
+
+Error about(const std::string& reference, const Error& error) {
+  const std::string shown = media::shown_reference(reference);
+  return error.where == shown ? error : Error{error.code, error.to_string(), shown};
 }
 
 prompt::MediaAccess command_access(media::VideoDecoder& decoder, const VideoFlags& flags, std::stop_token stop) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "model/config.h"
 #include "prompt/media_loader.h"
 #include "text/value.h"
 
@@ -24,6 +25,12 @@ struct VideoFlags {
   text::Values parts() const;
   std::vector<prompt::VideoReference> references() const;
 };
+
+/// How the model in `folder` takes videos. Errors: unsupported (it takes none).
+Result<prompt::VideoPolicy> video_policy(const Path& folder, const model::ModelConfig& config);
+
+/// What went wrong with `reference`, named by it.
+Error about(const std::string& reference, const Error& error);
 
 /// For a command of the user's: any file may be read, clips are decoded by `decoder`.
 prompt::MediaAccess command_access(media::VideoDecoder& decoder, const VideoFlags& flags, std::stop_token stop);

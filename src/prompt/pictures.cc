@@ -59,11 +59,15 @@ Result<VisionItem> prepare_picture(const std::string& encoded, const ImageOption
                                    const ImageProcessor& processor, const media::MediaLimits& limits) {
   KEYE_TRY(media::Image image, media::decode_image(std::as_bytes(std::span(encoded)), limits));
   KEYE_TRY(image, processor.resize(std::move(image), options));
+  return vision_item(std::move(image), processor);
+}
+
+VisionItem vision_item(media::Image resized, const ImageProcessor& processor) {
   VisionItem item;
-  item.grid = processor.grid(image);
-  item.content = processor.content_digest(image);
+  item.grid = processor.grid(resized);
+  item.content = processor.content_digest(resized);
   item.tokens = processor.tokens(item.grid);
-  item.image = std::make_shared<const media::Image>(std::move(image));
+  item.image = std::make_shared<const media::Image>(std::move(resized));
   return item;
 }
 

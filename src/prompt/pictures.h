@@ -26,4 +26,7 @@ Result<PictureReference> read_picture(const text::Value& part, const std::string
 Result<VisionItem> prepare_picture(const std::string& encoded, const ImageOptions& options,
                                    const ImageProcessor& processor, const media::MediaLimits& limits);
 
+/// A picture or a frame that has its size already. Where its tokens stand is not set.
+VisionItem vision_item(media::Image resized, const ImageProcessor& processor);
+
 }  // namespace keye::prompt

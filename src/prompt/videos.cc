@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "media/resize.h"
 #include "prompt/frame_types.h"
+#include "prompt/pictures.h"
 
 namespace keye::prompt {
 namespace {
@@ -135,13 +136,8 @@ Result<void> VideoProcessor::Work::take(size_t place, const media::Image& frame)
   KEYE_CHECK(place == video_.frames.size(), "frame {} after {} frames", place, video_.frames.size());
   if (watch_.stop.stop_requested()) return Error{ErrorCode::cancelled, "stopped on request", ""};
   const PixelSize& size = video_.marks[place].is_fast ? video_.sizes.fast : video_.sizes.slow;
-  media::Image resized = media::resize_frame(frame, static_cast<int>(size.height), static_cast<int>(size.width));
-  VisionItem item;
-  item.grid = images_.grid(resized);
-  item.content = images_.content_digest(resized);
-  item.tokens = images_.tokens(item.grid);
-  item.image = std::make_shared<const media::Image>(std::move(resized));
-  video_.frames.push_back(std::move(item));
+  video_.frames.push_back(
+      vision_item(media::resize_frame(frame, static_cast<int>(size.height), static_cast<int>(size.width)), images_));
   tell(false);
   return {};
 }

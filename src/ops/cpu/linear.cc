@@ -122,6 +122,13 @@ class Blocks {
   Shares::Range range_;
 };
 
+/// Where the rows of a tile lie in x, from `bytes` on.
+void find_rows(const Product& product, const Segment& segment, int64_t tile, size_t bytes, const void** rows) {
+  const int64_t begin = segment.tile_begin(tile);
+  const int64_t count = segment.tile_begin(tile + 1) - begin;
+  for (int64_t r = 0; r < count; ++r) rows[r] = product.row(segment.begin + begin + r) + bytes;
+}
+
 void pack_tile(const LinearKernels& kernels, const Product& product, const Segment& segment, int64_t tile) {
   const int64_t begin = segment.tile_begin(tile);
   TilePack pack;
@@ -129,7 +136,7 @@ void pack_tile(const LinearKernels& kernels, const Product& product, const Segme
   pack.row_bytes = product.x.shape[1] * static_cast<int64_t>(dtype_bytes(product.x.dtype));
   pack.out = segment.packed_tile(tile);
   const void* rows[kTileRowsMax];
-  for (int r = 0; r < pack.rows; ++r) rows[r] = product.row(segment.begin + begin + r);
+  find_rows(product, segment, tile, 0, rows);
   pack.x_rows = rows;
   kernels.pack(pack);
 }
@@ -225,7 +232,7 @@ void multiply_block(const LinearKernels& kernels, const Product& product, const 
       const int64_t begin = segment.tile_begin(tile);
       const int count = static_cast<int>(segment.tile_begin(tile + 1) - begin);
       if (plan.in_place) {
-        for (int r = 0; r < count; ++r) rows[r] = product.row(segment.begin + begin + r);
+        find_rows(product, segment, tile, 0, rows);
         product_tile.x_rows = rows;
       } else {
         product_tile.x = segment.packed_tile(tile) + static_cast<size_t>(step * count) * kRowStepBytes;
@@ -259,13 +266,6 @@ struct Codes {
     return static_cast<size_t>((w.block_inputs + 1) / step_inputs()) * kStepBytes;
   }
 };
-
-/// The rows of a tile in place, from `bytes` on.
-void find_rows(const Product& product, const Segment& segment, int64_t tile, size_t bytes, const void** rows) {
-  const int64_t begin = segment.tile_begin(tile);
-  const int64_t count = segment.tile_begin(tile + 1) - begin;
-  for (int64_t r = 0; r < count; ++r) rows[r] = product.row(segment.begin + begin + r) + bytes;
-}
 
 /// total = (first ? 0 : total) + sums times a factor for each half of a row's lanes.
 void add_scaled(const float* sums, const float* scales, int rows, bool first, float* total) {
