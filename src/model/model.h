@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "comm/group.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
+#include "model/shard.h"
 #include "model/weights.h"
 #include "ops/backend.h"
 #include "tensor/tensor.h"
@@ -99,6 +101,8 @@ struct ModelOptions {
   AttentionOptions attention = {};
   int step_tokens_max = 512;
   int step_logits_max = 512;
+  Shard shard = {};              // the part of the model that is loaded and computed here
+  comm::Group* group = nullptr;  // with the ranks that have the others; it must outlive the model
 };
 
 /// Merged tokens of a grid.
