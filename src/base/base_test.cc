@@ -99,6 +99,9 @@ TEST(ThreadPool, AnInterruptedLoopEndsSoonAndSaysSo) {
     const int64_t before = items.load();
     EXPECT_THROW(loop(3), LoopInterrupted);  // those that begin later, too
     EXPECT_EQ(items.load(), before);
+    pool.finish_each(3, [&](int64_t, int) { items.fetch_sub(1); });  // this one is whole all the same
+    EXPECT_EQ(items.load(), before - 3);
+    items.fetch_add(3);
     pool.resume();
     loop(3);
     EXPECT_EQ(items.load(), before + 3);

@@ -77,13 +77,14 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run(int64_t items, void* context, Call call) {
+void ThreadPool::run(int64_t items, void* context, Call call, bool may_leave) {
   const uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
   // Closed first: a worker that still looks for items of the last loop, and reads what is written next, finds none.
   next_.store(uint64_t{loop} << 32 | kNoItem, std::memory_order_relaxed);
   call_.store(call, std::memory_order_release);
   context_.store(context, std::memory_order_release);
   items_.store(items, std::memory_order_release);
+  may_leave_.store(may_leave, std::memory_order_release);
   unfinished_.store(items, std::memory_order_relaxed);
   next_.store(uint64_t{loop} << 32, std::memory_order_release);
   loop_.store(loop, std::memory_order_seq_cst);
@@ -112,9 +113,10 @@ void ThreadPool::drain(uint32_t loop, int worker) {
     if (item >= items_.load(std::memory_order_acquire)) return;
     const Call call = call_.load(std::memory_order_acquire);
     void* context = context_.load(std::memory_order_acquire);
+    const bool may_leave = may_leave_.load(std::memory_order_acquire);
     // If this goes well the loop is still open, and stays so while the item is not done: what was read belongs to it.
     if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-    if (!is_interrupted()) call(context, item, worker);
+    if (!may_leave || !is_interrupted()) call(context, item, worker);
     unfinished_.fetch_sub(1, std::memory_order_release);
     next = next_.load(std::memory_order_acquire);
   }

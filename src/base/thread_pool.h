@@ -33,14 +33,13 @@ class ThreadPool {
   template <class Body>
   void for_each(int64_t items, Body&& body) {
     if (items <= 0) return;
-    if (items == 1 || workers_.empty()) {
-      for (int64_t i = 0; i < items && !is_interrupted(); ++i) body(i, 0);
-    } else {
-      using Stored = std::remove_reference_t<Body>;
-      run(items, const_cast<void*>(static_cast<const void*>(&body)),
-          [](void* context, int64_t item, int worker) { (*static_cast<Stored*>(context))(item, worker); });
-    }
+    each(items, body, true);
     if (is_interrupted()) throw LoopInterrupted{};
+  }
+  /// The same, but never interrupted: for short loops that others wait for.
+  template <class Body>
+  void finish_each(int64_t items, Body&& body) {
+    if (items > 0) each(items, body, false);
   }
 
   /// From any thread: the loop under way, and all that begin before resume(), are interrupted.
@@ -55,7 +54,17 @@ class ThreadPool {
  private:
   using Call = void (*)(void* context, int64_t item, int worker);
 
-  void run(int64_t items, void* context, Call call);
+  template <class Body>
+  void each(int64_t items, Body& body, bool may_leave) {
+    if (items == 1 || workers_.empty()) {
+      for (int64_t i = 0; i < items && !(may_leave && is_interrupted()); ++i) body(i, 0);
+      return;
+    }
+    run(
+        items, const_cast<void*>(static_cast<const void*>(&body)),
+        [](void* context, int64_t item, int worker) { (*static_cast<Body*>(context))(item, worker); }, may_leave);
+  }
+  void run(int64_t items, void* context, Call call, bool may_leave);
   void work(int worker);
   void drain(uint32_t loop, int worker);
 
@@ -65,6 +74,7 @@ class ThreadPool {
   std::atomic<Call> call_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<int64_t> items_{0};
+  std::atomic<bool> may_leave_{true};
   alignas(64) std::atomic<uint64_t> next_{0};       // number of the loop << 32 | the next item
   alignas(64) std::atomic<int64_t> unfinished_{0};  // items
   alignas(64) std::atomic<uint32_t> loop_{0};       // number of the loop, for the workers to wait on

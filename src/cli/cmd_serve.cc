@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <optional>
@@ -8,23 +8,10 @@
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "cli/serve_flags.h"
-#include "engine/load.h"
-#include "engine/memory_plan.h"
+#include "cli/serve_part.h"
 
 namespace keye::cli {
 namespace {
-
-/// Tokens that the KV cache holds.
-Result<int64_t> kv_tokens(const ServeFlags& flags, model::Model& model) {
-  if (flags.max_total_tokens > 0) return flags.max_total_tokens;
-  const int64_t of_model = model.config().text.positions_max;
-  const int64_t context = flags.context_length > 0 ? std::min(flags.context_length, of_model) : of_model;
-  auto tokens = engine::plan_kv_tokens(
-      model,
-      {.dtype = flags.value_dtype(), .fraction = flags.mem_fraction, .tokens_wanted = context * flags.max_running});
-  if (!tokens) return Error{tokens.error().code, tokens.error().message + "; raise it", "--mem-fraction-static"};
-  return tokens;
-}
 
 std::string url_of(const ServeFlags& flags, int port) {
   const bool is_v6 = flags.host.find(':') != std::string::npos;
@@ -32,13 +19,7 @@ std::string url_of(const ServeFlags& flags, int port) {
                      is_v6 ? "[" + flags.host + "]" : flags.host, port);
 }
 
-Result<int> serve(const ServeFlags& flags) {
-  const StopTokens stop = stop_tokens();  // before any thread starts, so that all leave the signals to it
-  KEYE_TRY_VOID(flags.check());
-  KEYE_TRY(const Path folder, model_folder(flags.model));
-  set_log_sink(flags.log_format == "json" ? log_as_json : log_as_text);
-  for (const std::string& line : flags.without_effect()) log_event(LogLevel::info, line);
-
+Result<server::ServerOptions> server_options(const ServeFlags& flags, const Path& folder) {
   server::ServerOptions options;
   options.http.host = flags.host;
   options.http.port = static_cast<uint16_t>(flags.port);
@@ -55,6 +36,50 @@ Result<int> serve(const ServeFlags& flags) {
   options.stuck_after = std::chrono::milliseconds(static_cast<int64_t>(flags.watchdog_timeout_s * 1000));
   options.log_requests = flags.log_requests;
   options.flags = flags.shown();
+  return options;
+}
+
+engine::EngineOptions engine_options(const ServeFlags& flags, const Path& folder, int64_t tokens) {
+  return {.kv_tokens = tokens,
+          .context_max = flags.context_length,
+          .running_max = flags.max_running,
+          .queued_max = flags.max_queued,
+          .chunk_tokens = flags.chunked_prefill,
+          .prefix_cache = !flags.disable_radix_cache,
+          .vision_cache_bytes = static_cast<size_t>(flags.vision_cache_mib) << 20,
+          .model_identity = folder.string()};
+}
+
+/// Stopped by the user, or as a rank is lost.
+class End {
+ public:
+  explicit End(const std::stop_token& user) : on_user_(user, [this] { either_.request_stop(); }) {}
+
+  /// From any thread.
+  void lose() {
+    is_lost_ = true;
+    either_.request_stop();
+  }
+  bool is_lost() const { return is_lost_; }
+  std::stop_token token() const { return either_.get_token(); }
+
+ private:
+  std::stop_source either_;
+  std::atomic<bool> is_lost_{false};
+  std::stop_callback<std::function<void()>> on_user_;
+};
+
+/// `command`: as it was given, for this node's other ranks.
+Result<int> serve(const ServeFlags& flags, std::vector<std::string> command) {
+  const StopTokens stop = stop_tokens();  // before any thread starts, so that all leave the signals to it
+  KEYE_TRY_VOID(flags.check());
+  KEYE_TRY(const Path folder, model_folder(flags.model));
+  set_log_sink(flags.log_format == "json" ? log_as_json : log_as_text);
+  for (const std::string& line : flags.without_effect()) log_event(LogLevel::info, line);
+
+  End end(stop.first);
+  std::unique_ptr<RankProcess> ranks;  // outlives the engine in the server
+  KEYE_TRY(const auto options, server_options(flags, folder));
   KEYE_TRY(const auto server, server::Server::start(options));
   const std::string url = url_of(flags, server->port());
   log(LogLevel::info, "listening at {}; loading {}", url, folder.string());
@@ -66,35 +91,46 @@ Result<int> serve(const ServeFlags& flags) {
     server->stop();
     std::_Exit(kExitOk);
   });
-  const int step_tokens = std::clamp(std::max(flags.chunked_prefill, flags.max_running), 64, 8192);
-  KEYE_TRY(auto loaded, engine::load(folder, {.dtype = flags.value_dtype(),
-                                              .attention = flags.attention.options(flags.value_dtype()),
-                                              .device = flags.device_options(),
-                                              .step_tokens_max = step_tokens,
-                                              .step_logits_max = flags.max_running,
-                                              .progress = load_progress()}));
-  KEYE_TRY(const int64_t tokens, kv_tokens(flags, *loaded.model));
-  const engine::EngineOptions engine_options{.kv_tokens = tokens,
-                                             .context_max = flags.context_length,
-                                             .running_max = flags.max_running,
-                                             .queued_max = flags.max_queued,
-                                             .chunk_tokens = flags.chunked_prefill,
-                                             .prefix_cache = !flags.disable_radix_cache,
-                                             .vision_cache_bytes = static_cast<size_t>(flags.vision_cache_mib) << 20,
-                                             .model_identity = folder.string()};
-  auto engine = std::make_unique<engine::Engine>(std::move(loaded), engine_options);
+  if (flags.ranks.is_spread()) {
+    KEYE_TRY(ranks, start_serving_ranks(flags, folder, std::move(command), [&end] { end.lose(); }));
+    if (ranks->place().rank != 0) return serve_part(flags, folder, *ranks, server.get());
+  }
+  comm::Group* const group = ranks ? &ranks->group() : nullptr;
+  auto loaded = engine::load(folder, load_options(flags, group));
+  const auto tokens = loaded ? kv_tokens(flags, *loaded->model, group) : loaded.error();
+  if (!tokens) {
+    if (ranks) ranks->give_up(tokens.error().to_string());
+    return tokens.error();
+  }
+  auto engine = std::make_unique<engine::Engine>(std::move(loaded).value(), engine_options(flags, folder, *tokens));
   const int64_t context = engine->context_max();
   stops_loading.reset();
   server->serve(std::move(engine), flags.chat_options());
   log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
-      options.served_names.front(), url, context, tokens, flags.max_running);
+      options.served_names.front(), url, context, *tokens, flags.max_running);
 
-  wait_for(stop.first);
-  log(LogLevel::info, "draining: requests under way have {} s; another signal ends them now", flags.drain_timeout_s);
-  server->drain(std::chrono::milliseconds(static_cast<int64_t>(flags.drain_timeout_s * 1000)), stop.second);
-  server->stop();
+  wait_for(end.token());
+  if (!end.is_lost()) {
+    log(LogLevel::info, "draining: requests under way have {} s; another signal ends them now", flags.drain_timeout_s);
+    server->drain(std::chrono::milliseconds(static_cast<int64_t>(flags.drain_timeout_s * 1000)), stop.second);
+  }
+  server->stop(end.is_lost() ? engine::FinishReason::lost : engine::FinishReason::shutdown);
   log(LogLevel::info, "stopped");
-  return kExitOk;
+  return end.is_lost() ? kExitFailed : kExitOk;
+}
+
+/// A further rank of a node.
+Result<int> serve_rank(const ServeFlags& flags, int channel) {
+  KEYE_TRY_VOID(flags.check());
+  KEYE_TRY(const Path folder, model_folder(flags.model));
+  KEYE_TRY(const auto process, join_node(flags.ranks, channel));
+  set_log_sink(
+      [as_json = flags.log_format == "json", rank = std::to_string(process->place().rank)](const auto& record) {
+        LogFields fields = record.fields;
+        fields.emplace_back("rank", rank);
+        (as_json ? log_as_json : log_as_text)({record.level, record.message, fields});
+      });
+  return serve_part(flags, folder, *process, nullptr);
 }
 
 }  // namespace
@@ -104,8 +140,17 @@ int cmd_serve(int argc, char** argv) {
   ServeFlags flags;
   flags.add_to(app);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
-  const auto code = serve(flags);
+  const auto code = serve(flags, {argv, argv + argc});
   if (!code) clear_progress();
+  return code ? *code : report("serve", code.error());
+}
+
+int cmd_serve_rank(int argc, char** argv, int channel) {
+  CLI::App app("A rank of keye serve", "serve");
+  ServeFlags flags;
+  flags.add_to(app);
+  if (const auto code = parse_flags(app, argc, argv)) return *code;
+  const auto code = serve_rank(flags, channel);
   return code ? *code : report("serve", code.error());
 }
 

@@ -18,5 +18,9 @@ int cmd_bench(int argc, char** argv);
 int cmd_bench_attention(int argc, char** argv);
 /// `keye bench serve`; argv[0] is "serve".
 int cmd_bench_serve(int argc, char** argv);
+/// This program as a further rank of a node, no command of the user's: rank COMMAND [FLAGS] --channel N.
+int cmd_rank(int argc, char** argv);
+/// The commands that it can be a rank of.
+int cmd_serve_rank(int argc, char** argv, int channel);
 
 }  // namespace keye::cli

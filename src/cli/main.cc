@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   // This program as its own helper, started by media/video.h; no command of the user's.
   if (argc == 2 && std::string_view(argv[1]) == "video-worker") keye::media::run_video_worker();
   std::signal(SIGPIPE, SIG_IGN);
+  if (argc > 1 && std::string_view(argv[1]) == "rank") return cmd_rank(argc - 1, argv + 1);
   if (argc < 2) {
     print_help(stderr);
     return kExitUsage;

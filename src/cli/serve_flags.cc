@@ -52,11 +52,46 @@ void add_engine_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::Range(0, 4096));
   app.add_option("--attention-backend", f.attention_backend, "no effect: kernels are chosen by --device and --isa");
   app.add_option("--mm-attention-backend", f.mm_attention_backend, "no effect, likewise");
-  app.add_option("--tp-size,--tensor-parallel-size,--tp", f.tp_size, "ranks; only 1 for now")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--nnodes", f.nnodes, "nodes; only 1 for now")->check(CLI::PositiveNumber);
-  app.add_option("--node-rank", f.node_rank, "of this node")->check(CLI::NonNegativeNumber);
-  app.add_option("--dist-init-addr,--nccl-init-addr", f.dist_init_addr, "where nodes meet; no effect with one node");
+}
+
+void add_rank_flags(CLI::App& app, ServeFlags& f) {
+  f.ranks.add(app);
+  const std::string refused = "not supported: more than the default is refused";
+  app.add_option("--dp-size,--data-parallel-size,--dp", f.dp_size, refused)->check(CLI::PositiveNumber);
+  app.add_flag("--enable-dp-attention", f.dp_attention, refused);
+  app.add_flag("--enable-dp-lm-head", f.dp_lm_head, refused);
+  app.add_option("--moe-a2a-backend", f.moe_a2a_backend, refused);
+  app.add_option("--moe-dense-tp-size", f.moe_dense_tp_size, refused)->check(CLI::PositiveNumber);
+  app.add_flag("--enable-two-batch-overlap", f.two_batch_overlap, refused);
+}
+
+/// Of the recipe for four nodes. Errors: unsupported, by flag, and what to use instead.
+Result<void> check_unsupported(const ServeFlags& f) {
+  const auto refuse = [](std::string_view flag, std::string_view what, std::string_view instead) {
+    return make_error(ErrorCode::unsupported, flag, "{} is not supported; {}", what, instead);
+  };
+  if (f.dp_size > 1) {
+    return refuse("--dp-size", fmt::format("data parallel over {} groups", f.dp_size),
+                  "leave it out, or start as many servers behind a load balancer");
+  }
+  const std::string_view tensor_parallel = "leave it out: attention is split by heads over --tp-size ranks";
+  if (f.dp_attention) return refuse("--enable-dp-attention", "attention in data parallel", tensor_parallel);
+  if (f.dp_lm_head) {
+    return refuse("--enable-dp-lm-head", "a head in data parallel", "leave it out: it is split by vocabulary");
+  }
+  if (f.moe_a2a_backend != "none") {
+    return refuse(
+        "--moe-a2a-backend", fmt::format("\"{}\"", f.moe_a2a_backend),
+        "leave it out: experts are split by width, or with --ep-size by expert, and their results are summed");
+  }
+  if (f.moe_dense_tp_size > 1 || (f.moe_dense_tp_size == 1 && f.ranks.is_spread())) {
+    return refuse("--moe-dense-tp-size", std::to_string(f.moe_dense_tp_size),
+                  "leave it out: dense layers are split over all --tp-size ranks");
+  }
+  if (f.two_batch_overlap) {
+    return refuse("--enable-two-batch-overlap", "overlapping two batches", "leave it out: results are the same");
+  }
+  return {};
 }
 
 void add_http_flags(CLI::App& app, ServeFlags& f) {
@@ -153,6 +188,7 @@ void add_media_flags(CLI::App& app, ServeFlags& f) {
 void ServeFlags::add_to(CLI::App& app) {
   add_model_flags(app, *this);
   add_engine_flags(app, *this);
+  add_rank_flags(app, *this);
   add_http_flags(app, *this);
   add_media_flags(app, *this);
   app.add_flag("--log-requests", log_requests, "a line for each response: id, path, status, time; never what was said");
@@ -162,18 +198,11 @@ void ServeFlags::add_to(CLI::App& app) {
 }
 
 Result<void> ServeFlags::check() const {
-  if (tp_size > 1) {
-    return make_error(ErrorCode::unsupported, "--tp-size",
-                      "{} ranks are not supported yet; one process uses all processors of the machine: leave it out",
-                      tp_size);
-  }
-  if (nnodes > 1) {
-    return make_error(ErrorCode::unsupported, "--nnodes", "{} nodes are not supported yet; start one server on each",
-                      nnodes);
-  }
-  if (node_rank >= nnodes) {
-    return make_error(ErrorCode::invalid_argument, "--node-rank", "should be below --nnodes {}, got {}", nnodes,
-                      node_rank);
+  KEYE_TRY_VOID(check_unsupported(*this));
+  KEYE_TRY_VOID(ranks.check());
+  if (ranks.is_spread() && device.device != "cpu") {
+    return make_error(ErrorCode::unsupported, "--device", "{} ranks run on CPUs only, got {}; use --device cpu",
+                      ranks.tp_size, device.device);
   }
   if (tls.certificate.empty() != tls.key.empty()) {
     return make_error(ErrorCode::invalid_argument, tls.key.empty() ? "--ssl-certfile" : "--ssl-keyfile",
@@ -219,7 +248,9 @@ std::vector<std::string> ServeFlags::without_effect() const {
     lines.emplace_back(
         "--model-loader-extra-config has no effect: weights are always mapped and packed by all --threads");
   }
-  if (!dist_init_addr.empty()) lines.emplace_back("--dist-init-addr has no effect with one node");
+  if (!ranks.init_address.empty() && ranks.nodes == 1) {
+    lines.emplace_back("--dist-init-addr has no effect with one node");
+  }
   return lines;
 }
 
@@ -279,7 +310,9 @@ OrderedJson ServeFlags::shown() const {
   OrderedJson json;
   json["host"] = host;
   json["dtype"] = dtype;
-  json["tp_size"] = tp_size;
+  json["tp_size"] = ranks.tp_size;
+  json["ep_size"] = ranks.ep_size;
+  json["nnodes"] = ranks.nodes;
   json["mem_fraction_static"] = mem_fraction;
   json["max_running_requests"] = max_running;
   json["max_queued_requests"] = max_queued;

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "cli/attention_flags.h"
+#include "cli/rank_flags.h"
 #include "engine/engine.h"
 #include "server/server.h"
 
@@ -18,9 +20,13 @@ struct ServeFlags {
   std::string host = "127.0.0.1";
   int port = 30000;
 
+  RankFlags ranks;
+  // Refused, unless they ask for nothing.
+  int dp_size = 1, moe_dense_tp_size = 0;
+  bool dp_attention = false, dp_lm_head = false, two_batch_overlap = false;
+  std::string moe_a2a_backend = "none";
+
   // Accepted for what they mean, where that is possible here.
-  int tp_size = 1, nnodes = 1, node_rank = 0;
-  std::string dist_init_addr;
   bool trust_remote_code = false;
   std::string attention_backend, mm_attention_backend;
   std::string loader_config;
@@ -68,6 +74,8 @@ struct ServeFlags {
   DType value_dtype() const {
     return dtype == "float32" || dtype == "float" || dtype == "f32" ? DType::f32 : DType::bf16;
   }
+  /// Tokens of one step at most.
+  int step_tokens() const { return std::clamp(std::max(chunked_prefill, max_running), 64, 8192); }
   /// As given, without keys and passwords.
   OrderedJson shown() const;
 };

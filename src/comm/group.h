@@ -59,6 +59,10 @@ class Group {
   /// The others: the next message, valid until the call after. Waits for as long as rank 0 lives.
   virtual std::span<const std::byte> receive() = 0;
 
+  /// Returns when all ranks have called it, however long that takes while all live: loading takes one rank minutes more
+  /// than another.
+  virtual void meet() = 0;
+
   /// Rank 0, in place of the next collective (add_sum or gather) that the others are about to call: that one throws
   /// LoopInterrupted on all of them, and nothing else has changed.
   virtual void abandon() = 0;

@@ -1,8 +1,8 @@
 // How the ranks of a run find each other, watch each other, and end together.
 //
 // On each node the program that the user starts is the node's first rank (local 0). It meets the other nodes' at an
-// address of node 0, then starts this program again for each further rank of the node, joined to it by a socket pair and
-// by shared memory. Control links form a star of stars: local ranks to their node's first, those to rank 0.
+// address of node 0, then starts this program again for each further rank of the node, joined to it by a socket pair
+// and by shared memory. Control links form a star of stars: local ranks to their node's first, those to rank 0.
 #pragma once
 
 #include <chrono>
@@ -45,6 +45,8 @@ class Ranks {
   /// Called once from the watching thread when the run is over: with loss()'s line, or "" where rank 0 ended it. Set it
   /// before the first collective; calls at once where it is already over.
   virtual void on_end(std::function<void(const std::string& loss)> call) = 0;
+  /// This rank cannot go on, for this reason: a loss for all.
+  virtual void give_up(const std::string& why) = 0;
 };
 
 /// For the first rank of a node: meets the other nodes, starts the node's other ranks. Returns when all ranks of all
@@ -52,8 +54,8 @@ class Ranks {
 /// in time; what differs at another node; a rank of that number is already there), io.
 Result<std::unique_ptr<Ranks>> start_ranks(const RanksOptions& options);
 
-/// For a further rank of a node, started by start_ranks(): `channel` is the descriptor that came with --channel. Errors:
-/// invalid_argument (no such channel), unavailable (the first rank is gone), io.
+/// For a further rank of a node, started by start_ranks(): `channel` is the descriptor that came with --channel.
+/// Errors: invalid_argument (no such channel), unavailable (the first rank is gone), io.
 Result<std::unique_ptr<Ranks>> join_ranks(int channel);
 
 /// Ranks as threads of this process, for tests and benchmarks: one Group for each, over the same shared memory and

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "comm/group.h"
 #include "engine/engine_loop.h"
 
 namespace keye::engine {
@@ -26,9 +27,10 @@ class Engine::Loop {
     thread_ = std::thread([this] { run(); });
   }
 
-  void stop() {
+  void stop(FinishReason reason) {
     {
       const std::lock_guard lock(mutex_);
+      if (!stopping_) stop_reason_ = reason;
       stopping_ = true;
     }
     loop_.work().abandon_all();
@@ -96,6 +98,7 @@ class Engine::Loop {
  private:
   Result<void> check(const Request& request) const;
   void run();
+  bool turn();
   /// What has arrived; waits for something if `idle`. False: the engine stops.
   bool take_inbox(bool idle, std::vector<std::function<void()>>& tasks);
 
@@ -111,6 +114,7 @@ class Engine::Loop {
   int in_queue_ = 0;  // replies that wait in the scheduler
   RequestId last_request_ = 0;
   bool stopping_ = false;
+  FinishReason stop_reason_ = FinishReason::shutdown;
   EngineStats stats_;
   Clock::time_point last_turn_ = Clock::now();
   std::thread thread_;
@@ -147,7 +151,7 @@ void Engine::Loop::run() {
   while (take_inbox(!worked, tasks)) {
     for (const auto& task : tasks) task();
     tasks.clear();
-    worked = loop_.turn(Clock::now());
+    worked = turn();
     const EngineStats stats = loop_.stats();
     const std::lock_guard lock(mutex_);
     stats_ = stats;
@@ -155,7 +159,19 @@ void Engine::Loop::run() {
     last_turn_ = Clock::now();
   }
   for (const auto& task : tasks) task();
-  loop_.end_all(FinishReason::shutdown);
+  loop_.end_all(stop_reason_);
+}
+
+/// One of the loop's. Without all ranks it was the last.
+bool Engine::Loop::turn() {
+  try {
+    return loop_.turn(Clock::now());
+  } catch (const comm::PeerLost&) {
+    const std::lock_guard lock(mutex_);
+    stop_reason_ = FinishReason::lost;
+    stopping_ = true;
+    return true;
+  }
 }
 
 bool Engine::Loop::take_inbox(bool idle, std::vector<std::function<void()>>& tasks) {
@@ -175,7 +191,7 @@ bool Engine::Loop::take_inbox(bool idle, std::vector<std::function<void()>>& tas
 
 Engine::Engine(LoadedModel loaded, const EngineOptions& options)
     : loop_(std::make_unique<Loop>(std::move(loaded), options)) {}
-Engine::~Engine() { stop(); }
+Engine::~Engine() { stop(FinishReason::shutdown); }
 
 const prompt::PromptBuilder& Engine::prompts() const { return *loop_->loaded().prompts; }
 const model::ModelConfig& Engine::config() const { return loop_->loaded().model->config(); }
@@ -202,6 +218,6 @@ void Engine::flush_cache() {
   loop_->post([loop = &loop_->loop()] { loop->flush_cache(); });
 }
 EngineStats Engine::stats() const { return loop_->stats(); }
-void Engine::stop() { loop_->stop(); }
+void Engine::stop(FinishReason reason) { loop_->stop(reason); }
 
 }  // namespace keye::engine

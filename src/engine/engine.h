@@ -75,8 +75,9 @@ class Engine {
   void flush_cache();
 
   EngineStats stats() const;
-  /// Ends all replies with FinishReason::shutdown and the thread with them.
-  void stop();
+  /// Ends all replies with this reason and the thread with them. Where a rank of the model is lost (comm/group.h), they
+  /// end by themselves, with FinishReason::lost, and nothing is taken any more.
+  void stop(FinishReason reason = FinishReason::shutdown);
 
  private:
   class Loop;

@@ -36,7 +36,7 @@ EngineLoop::EngineLoop(LoadedModel& loaded, const EngineOptions& options)
       model_identity_(options.model_identity),
       shares_pages_(options.prefix_cache),
       samplers_(static_cast<size_t>(loaded.backend->workers()), Sampler(loaded.model->config().text.vocab)) {
-  patches_together_ = loaded.backend->on_host() ? kPatchesTogether : kDevicePatchesTogether;
+  patches_together_ = (loaded.backend->on_host() ? kPatchesTogether : kDevicePatchesTogether) * loaded.ranks;
   ahead_bytes_max_ = options.vision_cache_bytes / 2;
   const auto n = static_cast<size_t>(loaded.model->step_tokens_max());
   for (auto& axis : positions_) axis.resize(n);

@@ -1,6 +1,9 @@
 #include "engine/load.h"
 
+#include <algorithm>
 #include <new>
+
+#include "engine/parallel_model.h"
 
 namespace keye::engine {
 
@@ -20,6 +23,35 @@ Result<FolderConfig> read_folder_config(const Path& folder) {
   }
   KEYE_TRY(config.generation, model::parse_generation(generation, json, generation_path.string()));
   return config;
+}
+
+Result<Digest> folder_digest(const Path& folder) {
+  constexpr size_t kWhole = size_t{64} << 20;  // tokenizers and configurations are smaller
+  constexpr size_t kSample = 4096;
+  constexpr size_t kSamples = 64;
+  std::vector<Path> files;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string suffix = entry.path().extension();
+    if (entry.is_regular_file(error) && (suffix == ".json" || suffix == ".safetensors" || suffix == ".jinja" ||
+                                         suffix == ".txt" || suffix == ".model")) {
+      files.push_back(entry.path());
+    }
+  }
+  if (error) return make_error(ErrorCode::io, folder.string(), "cannot be listed: {}", error.message());
+  std::sort(files.begin(), files.end());
+  Sha256 hash;
+  for (const Path& path : files) {
+    KEYE_TRY(const MappedFile file, MappedFile::open(path));
+    const std::span<const std::byte> bytes = file.bytes();
+    hash.add_text(path.filename().string()).add_value(static_cast<uint64_t>(bytes.size()));
+    if (bytes.size() <= kWhole) {
+      hash.add(bytes);
+      continue;
+    }
+    for (size_t i = 0; i < kSamples; ++i) hash.add(bytes.subspan(bytes.size() / kSamples * i, kSample));
+  }
+  return hash.finish();
 }
 
 namespace {
@@ -54,8 +86,10 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
   const model::ModelOptions model_options{.dtype = options.dtype,
                                           .attention = options.attention,
                                           .step_tokens_max = options.step_tokens_max,
-                                          .step_logits_max = options.step_logits_max};
-  const auto needed = static_cast<double>(model::weight_bytes(config.model, options.dtype));
+                                          .step_logits_max = options.step_logits_max,
+                                          .shard = options.shard,
+                                          .group = options.group};
+  const auto needed = static_cast<double>(model::weight_bytes(config.model, options.dtype, options.shard));
   const auto available = static_cast<double>(loaded.backend->memory_available());
   const auto too_small = [&](std::string_view what) {
     return make_error(ErrorCode::too_large, "memory", "{}: {} need {:.2f} GB, and {:.2f} of {:.2f} GB are free",
@@ -69,6 +103,12 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
                                *loaded.backend, model_options, options.progress));
   } catch (const std::bad_alloc&) {
     return too_small("weights and activations");
+  }
+  if (options.group != nullptr) {
+    loaded.ranks = options.group->place().size;
+    options.group->use_threads(
+        [backend = loaded.backend.get()](int64_t items, const auto& body) { backend->for_each(items, body); });
+    if (options.group->place().rank == 0) loaded.model = make_leader(std::move(loaded.model), *options.group);
   }
   return loaded;
 }

@@ -12,8 +12,8 @@ constexpr int64_t kTokensMin = 2 * ops::kPageTokens;
 }  // namespace
 
 Result<int64_t> plan_kv_tokens(model::Model& model, const MemoryPlan& plan) {
-  const double memory = static_cast<double>(model.backend().memory_total());
-  const auto weights = static_cast<double>(model::weight_bytes(model.config(), plan.dtype));
+  const double memory = static_cast<double>(model.backend().memory_total()) / plan.ranks_here;
+  const auto weights = static_cast<double>(model::weight_bytes(model.config(), plan.dtype, plan.shard));
   double room = std::max(0.0, memory * plan.fraction - weights - kWorkspaceBytes);
   if (!model.backend().on_host()) {
     // What is not free is taken: weights and activations, and what others have. All of the cache is taken at once.

@@ -19,6 +19,8 @@ std::string_view finish_reason_name(FinishReason reason) {
       return "shutdown";
     case FinishReason::failed:
       return "failed";
+    case FinishReason::lost:
+      return "lost";
   }
   return "unknown";
 }

@@ -16,6 +16,7 @@ enum class FinishReason : uint8_t {
   deadline,   // out of time
   shutdown,   // the engine ends
   failed,     // the machine could not do it (out of memory)
+  lost,       // a rank of the model is gone
 };
 std::string_view finish_reason_name(FinishReason reason);
 

@@ -154,7 +154,7 @@ KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options) {
   return Unloaded(config, options).model->kv_spec();
 }
 
-size_t weight_bytes(const ModelConfig& config, DType dtype) {
+size_t weight_bytes(const ModelConfig& config, DType dtype, const Shard& /*shard*/) {
   return Unloaded(config).model->list_weights({}).bytes(dtype);
 }
 

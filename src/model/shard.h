@@ -10,8 +10,8 @@ namespace keye::model {
 
 /// Rank `rank` of `size`. Attention is split by heads, feed-forward layers by width, the head by vocabulary; experts by
 /// width, or, with expert_groups > 1 (`--ep-size`), first by expert into so many groups of ranks, then by width within
-/// a group. Norms, routers, indexers, MLA's compressed projections, embeddings and the vision encoder are whole on every
-/// rank.
+/// a group. Norms, routers, indexers, MLA's compressed projections, embeddings and the vision encoder are whole on
+/// every rank.
 struct Shard {
   int rank = 0;
   int size = 1;

@@ -30,7 +30,7 @@ class Backend {
 
   virtual std::string_view name() const = 0;
   /// The host's own work between two ops, such as sampling: body(item, worker) once for every item, worker in
-  /// [0, workers()), on whatever threads the backend has.
+  /// [0, workers()), on whatever threads the backend has. It is never interrupted.
   virtual void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) = 0;
   virtual int workers() const = 0;
   /// From any thread: the op under way, and all that begin before resume(), end soon by throwing LoopInterrupted; what

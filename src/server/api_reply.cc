@@ -42,6 +42,8 @@ std::optional<Error> error_of(FinishReason reason) {
       return Error{ErrorCode::unavailable, "the server is shutting down", ""};
     case FinishReason::failed:
       return Error{ErrorCode::internal, "the machine has not enough memory for this request", ""};
+    case FinishReason::lost:
+      return Error{ErrorCode::unavailable, "a part of the model is lost; the server is ending", ""};
     default:
       return std::nullopt;
   }

@@ -78,6 +78,11 @@ Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options) {
   return server;
 }
 
+void Server::follow(std::string leader) {
+  leader_ = std::move(leader);
+  state_ = State::following;
+}
+
 void Server::serve(std::unique_ptr<engine::Engine> engine, const engine::ChatClientOptions& options) {
   engine_ = std::move(engine);
   chats_ = std::make_unique<engine::ChatClient>(*engine_, options);
@@ -93,14 +98,14 @@ void Server::drain(std::chrono::milliseconds timeout, const std::stop_token& hur
   }
 }
 
-void Server::stop() {
+void Server::stop(engine::FinishReason reason) {
   state_ = State::draining;
   if (!http_ || http_stopped_) return;
   // Only the connections' thread uses the client: it is taken from it there, and ends what is being prepared.
   std::promise<std::unique_ptr<engine::ChatClient>> taken;
   http_->post([this, &taken] { taken.set_value(std::move(chats_)); });
   taken.get_future().get().reset();
-  if (engine_) engine_->stop();
+  if (engine_) engine_->stop(reason);
   // The last words of the replies are on their way: the connections have a moment to send them.
   for (int i = 0; i < kLastWordsPolls && http_->stats().answering > 0; ++i) std::this_thread::sleep_for(kDrainPoll);
   http_->stop();
@@ -125,6 +130,11 @@ void Server::log_response(const HttpRequest& request, const ResponseRecord& reco
 bool Server::is_ready(Exchange& exchange) const {
   const State state = state_.load();
   if (state == State::ready) return true;
+  if (state == State::following) {
+    exchange.respond(
+        error_response(503, fmt::format("this node only helps: {} answers requests", leader_), {}, {}, "unavailable"));
+    return false;
+  }
   HttpResponse response =
       error_response(503, state == State::loading ? "the model is being loaded" : "the server is shutting down", {}, {},
                      "unavailable");

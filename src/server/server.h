@@ -42,18 +42,20 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
+  /// For a node that only helps: /health says ok from now on, and requests are sent to `leader` in words.
+  void follow(std::string leader);
   /// Ready: requests are answered from now on.
   void serve(std::unique_ptr<engine::Engine> engine, const engine::ChatClientOptions& options);
   /// Not ready any more: new requests are refused, those under way go on. Returns when they are done, the time is over,
   /// or `hurry` is requested.
   void drain(std::chrono::milliseconds timeout, const std::stop_token& hurry);
-  /// Ends all that is under way, and the threads.
-  void stop();
+  /// Ends all that is under way, with this reason, and the threads.
+  void stop(engine::FinishReason reason = engine::FinishReason::shutdown);
 
   uint16_t port() const { return http_->port(); }
 
  private:
-  enum class State : uint8_t { loading, ready, draining };
+  enum class State : uint8_t { loading, following, ready, draining };
 
   explicit Server(const ServerOptions& options);
   void add_routes();
@@ -84,6 +86,7 @@ class Server {
   std::string cache_secret_;  // so that salts of tenants cannot be guessed
   std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
   std::atomic<State> state_{State::loading};
+  std::string leader_;  // written before the state is `following`
   Metrics metrics_;
   OpenReplies open_;
   bool http_stopped_ = false;

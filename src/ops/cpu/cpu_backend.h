@@ -17,7 +17,7 @@ class CpuBackend final : public RefBackend {
 
   std::string_view name() const override { return name_; }
   void for_each(int64_t items, const std::function<void(int64_t item, int worker)>& body) override {
-    pool_.for_each(items, body);
+    pool_.finish_each(items, body);
   }
   int workers() const override { return pool_.size(); }
   void interrupt() override { pool_.interrupt(); }
