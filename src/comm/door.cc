@@ -113,8 +113,7 @@ std::optional<Door::Guest> Door::next(Clock::time_point until) {
   }
 }
 
-Result<void> say(Link& link, FrameKind kind, uint64_t rank, std::span<const std::byte> words,
-                 Clock::time_point until) {
+Result<void> say(Link& link, FrameKind kind, uint64_t rank, std::span<const std::byte> words, Clock::time_point until) {
   link.send({.kind = kind, .rank = rank}, words);
   return wait(link, until, [&] { return link.is_sent(); });
 }

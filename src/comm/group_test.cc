@@ -105,7 +105,8 @@ TEST(GroupTest, AllRanksHaveTheSameBits) {
 
 std::vector<std::byte> some_bytes(int rank, size_t count) {
   std::vector<std::byte> bytes(count);
-  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<std::byte>(i * 31 + static_cast<size_t>(rank) * 7 + i / 999);
+  for (size_t i = 0; i < count; ++i)
+    bytes[i] = static_cast<std::byte>(i * 31 + static_cast<size_t>(rank) * 7 + i / 999);
   return bytes;
 }
 
@@ -226,7 +227,8 @@ TEST(GroupTest, WhoDoesNotComeIsNamed) {
     // On its own node it is missed first; threads have nobody who tells the other node.
     const std::string expected =
         layout.nodes == 1 ? "rank 2 did not come to a collective" : "rank 3 (node 1) did not come to a collective";
-    EXPECT_TRUE(losses[static_cast<size_t>(absent - 1)].starts_with(expected)) << losses[static_cast<size_t>(absent - 1)];
+    EXPECT_TRUE(losses[static_cast<size_t>(absent - 1)].starts_with(expected))
+        << losses[static_cast<size_t>(absent - 1)];
   }
 }
 

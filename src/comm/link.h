@@ -47,7 +47,8 @@ class LinkContext {
   std::unique_ptr<State> state_;
 };
 
-/// One end. It never waits: advance() does what can be done now. Used by one thread at a time; contexts must outlive it.
+/// One end. It never waits: advance() does what can be done now. Used by one thread at a time; contexts must outlive
+/// it.
 class Link {
  public:
   /// Both ends of a pair of processes on one machine: not encrypted, as nobody else has the descriptor.
@@ -70,8 +71,8 @@ class Link {
   void expect_payload(std::span<std::byte> to);
   bool has_payload() const { return !reads_header_ && unread_.empty(); }
 
-  /// Moves what can be moved now: whether anything was. Errors, only where nothing was: unavailable (closed, broken, not
-  /// one of us).
+  /// Moves what can be moved now: whether anything was. Errors, only where nothing was: unavailable (closed, broken,
+  /// not one of us).
   Result<bool> advance();
   /// What to wait for until advance() can do more.
   pollfd waits_for() const;
@@ -90,9 +91,9 @@ class Link {
 
   Descriptor socket_;
   std::unique_ptr<Tls> tls_;
-  std::vector<std::byte> first_;            // header and beginning of what is being sent
-  std::span<const std::byte> unsent_;       // of it
-  std::span<const std::byte> payload_;      // the rest
+  std::vector<std::byte> first_;        // header and beginning of what is being sent
+  std::span<const std::byte> unsent_;   // of it
+  std::span<const std::byte> payload_;  // the rest
   bool reads_header_ = false;
   std::array<std::byte, sizeof(FrameHeader)> header_bytes_{};
   std::optional<FrameHeader> header_;

@@ -133,8 +133,8 @@ std::optional<std::string> difference(const Hello& node, const Hello& node0) {
     return fmt::format("--node-rank is {} there; nodes other than 0 have [1, {})", node.node, node0.nodes);
   }
   const auto value_of = [](const Hello& hello, const std::string& name) -> std::string {
-    const auto found = std::find_if(hello.agreed.begin(), hello.agreed.end(),
-                                    [&](const auto& entry) { return entry.first == name; });
+    const auto found =
+        std::find_if(hello.agreed.begin(), hello.agreed.end(), [&](const auto& entry) { return entry.first == name; });
     return found == hello.agreed.end() ? "not given" : "\"" + found->second + "\"";
   };
   for (const Hello* either : {&node0, &node}) {

@@ -349,7 +349,8 @@ void RankGroup::abandon_links() {
       if (header.collective != collective_ || (!is_segment && header.kind != FrameKind::piece)) confused(peer, header);
       piece_.resize(header.bytes);
       receive_payload(peer, piece_, deadline(kLinkPatience));
-      if (is_segment || (header.is_last != 0 && header.rank + 1 == static_cast<uint64_t>(peer.rank + place_.locals()))) {
+      if (is_segment ||
+          (header.is_last != 0 && header.rank + 1 == static_cast<uint64_t>(peer.rank + place_.locals()))) {
         break;
       }
     }
@@ -361,7 +362,8 @@ void RankGroup::abandon_links() {
 void RankGroup::gather(std::span<const std::byte> part, const Take& take) { run_gather(part, take, false); }
 
 void RankGroup::meet() {
-  run_gather({}, [](int, size_t, std::span<const std::byte>) {}, true);
+  run_gather(
+      {}, [](int, size_t, std::span<const std::byte>) {}, true);
 }
 
 void RankGroup::run_gather(std::span<const std::byte> part, const Take& take, bool patient) {
@@ -481,9 +483,8 @@ void RankGroup::send(std::span<const std::byte> message) {
   }
   tell_locals(message);
   if (peers_.empty()) return;
-  pump({all.data(), peers_.size()}, deadline(kLinkPatience), [&] {
-    return std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.link.is_sent(); });
-  });
+  pump({all.data(), peers_.size()}, deadline(kLinkPatience),
+       [&] { return std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.link.is_sent(); }); });
 }
 
 void RankGroup::tell_locals(std::span<const std::byte> message) {

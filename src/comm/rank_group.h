@@ -98,9 +98,9 @@ class RankGroup final : public Group {
   uint64_t collective_ = 0;
   uint64_t sums_ = 0;
   uint64_t put_ = 0, said_ = 0;
-  std::vector<uint64_t> taken_;    // of each local rank
-  std::vector<std::byte> heard_;   // the last message
-  std::vector<std::byte> piece_;   // of a gathering, from a link
+  std::vector<uint64_t> taken_;   // of each local rank
+  std::vector<std::byte> heard_;  // the last message
+  std::vector<std::byte> piece_;  // of a gathering, from a link
 };
 
 }  // namespace keye::comm

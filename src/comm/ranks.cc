@@ -96,8 +96,8 @@ Result<Met> meet_as_first(const RanksOptions& options, const Address& address, c
   while (!missing().empty()) {
     auto guest = door.next(until);
     if (!guest) {
-      return make_error(ErrorCode::unavailable, address.to_string(), "of {} nodes these did not come in {} s: {}", nodes,
-                        options.meet_timeout.count() / 1000, missing());
+      return make_error(ErrorCode::unavailable, address.to_string(), "of {} nodes these did not come in {} s: {}",
+                        nodes, options.meet_timeout.count() / 1000, missing());
     }
     const auto hello = read_hello(guest->words);
     std::optional<std::string> wrong = hello ? difference(*hello, own) : hello.error().to_string();
@@ -340,8 +340,8 @@ Result<std::unique_ptr<Ranks>> start_ranks(const RanksOptions& options) {
                         "the {} ports after it are needed too, and there are none above 65535", place.locals());
     }
     context = std::make_unique<LinkContext>(join.key);
-    KEYE_TRY(Met met, place.node() == 0 ? meet_as_first(options, address, *context)
-                                        : meet_as_other(options, address, *context));
+    KEYE_TRY(Met met,
+             place.node() == 0 ? meet_as_first(options, address, *context) : meet_as_other(options, address, *context));
     join.hosts = std::move(met.hosts);
     join.port = address.port;
     for (size_t i = 0; i < met.links.size(); ++i) {
@@ -376,8 +376,8 @@ Result<std::unique_ptr<Ranks>> join_ranks(int channel) {
     context = std::make_unique<LinkContext>(join.key);
     auto joined = join_nodes(join, *context);
     if (!joined) {
-      static_cast<void>(say(link, FrameKind::refused, 0, as_bytes(joined.error().to_string()),
-                            Clock::now() + kWordsTime));
+      static_cast<void>(
+          say(link, FrameKind::refused, 0, as_bytes(joined.error().to_string()), Clock::now() + kWordsTime));
       return joined.error();
     }
     links = std::move(joined).value();
@@ -464,12 +464,12 @@ std::vector<std::unique_ptr<Group>> make_local_groups(int size, int nodes, int64
     for (std::optional<Link>& link : links[static_cast<size_t>(rank)]) {
       if (link) of_rank.push_back(std::move(*link));
     }
-    groups.push_back(std::make_unique<LocalGroup>(
-        context, RankGroup::Options{.place = {.rank = rank, .size = size, .nodes = nodes},
-                                    .timeout = timeout,
-                                    .memory = memories[static_cast<size_t>(rank / locals)],
-                                    .links = std::move(of_rank),
-                                    .on_loss = nullptr}));
+    groups.push_back(
+        std::make_unique<LocalGroup>(context, RankGroup::Options{.place = {.rank = rank, .size = size, .nodes = nodes},
+                                                                 .timeout = timeout,
+                                                                 .memory = memories[static_cast<size_t>(rank / locals)],
+                                                                 .links = std::move(of_rank),
+                                                                 .on_loss = nullptr}));
   }
   return groups;
 }

@@ -24,7 +24,7 @@ class SharedMemory {
   /// One rank's counters; each is written by one rank alone.
   struct Cell {
     alignas(64) std::atomic<uint64_t> stage{0};  // of the collective it is in: 4 * its number + stage
-    std::array<int, 2> room{};  // that its terms are in, in collectives of even and of odd numbers
+    std::array<int, 2> room{};                   // that its terms are in, in collectives of even and of odd numbers
     alignas(64) std::atomic<uint64_t> put{0};    // pieces that it has put into its mailbox
     uint64_t piece_bytes = 0;                    // of the piece there
     uint64_t is_last = 0;

@@ -25,10 +25,7 @@ constexpr std::chrono::milliseconds kReapTime{300};
 
 Watch::Watch(const Place& place, std::chrono::milliseconds timeout, std::shared_ptr<SharedMemory> memory,
              std::vector<Neighbour> neighbours)
-    : place_(place),
-      timeout_(timeout),
-      memory_(std::move(memory)),
-      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    : place_(place), timeout_(timeout), memory_(std::move(memory)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   KEYE_CHECK(static_cast<bool>(wake_), "no eventfd: {}", std::strerror(errno));
   for (Neighbour& neighbour : neighbours) watched_.emplace_back(std::move(neighbour));
   thread_ = std::thread([this] { run(); });
@@ -121,7 +118,9 @@ void Watch::run() {
     if (memory_->is_lost()) end(memory_->loss(), nullptr);
     check_silence(now);
     if (last) {
-      const auto is_done = [](const Watched& one) { return !one.is_up || (one.unsent.empty() && one.neighbour.link.is_sent()); };
+      const auto is_done = [](const Watched& one) {
+        return !one.is_up || (one.unsent.empty() && one.neighbour.link.is_sent());
+      };
       if (now >= *last || std::all_of(watched_.begin(), watched_.end(), is_done)) return;
     }
     wait_for_news();
@@ -133,7 +132,8 @@ void Watch::wait_for_news() {
   for (const Watched& one : watched_) {
     if (one.is_up) waits.push_back(one.neighbour.link.waits_for());
   }
-  const auto at_most = std::clamp<std::chrono::milliseconds>(timeout_ / 20, std::chrono::milliseconds(10), kBeatMax / 4);
+  const auto at_most =
+      std::clamp<std::chrono::milliseconds>(timeout_ / 20, std::chrono::milliseconds(10), kBeatMax / 4);
   ::poll(waits.data(), waits.size(), static_cast<int>(at_most.count()));
   uint64_t count = 0;
   [[maybe_unused]] const ssize_t got = ::read(wake_.get(), &count, sizeof count);
@@ -202,11 +202,11 @@ void Watch::understand(Watched& from, FrameKind kind, const std::string& text) {
 
 void Watch::is_gone(Watched& from, const Error& error) {
   from.is_up = false;
-  const std::string why = from.neighbour.child > 0 ? fate(from)
-                          : Place{from.neighbour.rank, place_.size, place_.nodes}.node() == place_.node()
-                              ? "its process ended"
-                              : fmt::format("its link to {} is closed ({})", name_of(place_, place_.rank),
-                                            error.message);
+  const std::string why =
+      from.neighbour.child > 0 ? fate(from)
+      : Place{from.neighbour.rank, place_.size, place_.nodes}.node() == place_.node()
+          ? "its process ended"
+          : fmt::format("its link to {} is closed ({})", name_of(place_, place_.rank), error.message);
   end(fmt::format("{} is gone: {}", name_of(place_, from.neighbour.rank), why), &from);
 }
 

@@ -52,7 +52,7 @@ class Watch {
     Clock::time_point heard = Clock::now();
     std::deque<std::pair<FrameKind, std::string>> unsent;
     std::string sending;
-    std::string text;      // of the frame being read
+    std::string text;  // of the frame being read
     bool reads_text = false;
   };
 

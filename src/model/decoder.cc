@@ -3,12 +3,30 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <numeric>
+
+#include "base/thread_pool.h"
 
 namespace keye::model {
 namespace {
 
 enum Plane { kKeyPlane, kValuePlane, kIndexPlane };
+
+/// Elements of ranges of heads.
+Shard::Range widened(const Shard::Range& range, int64_t width) { return {range.begin * width, range.end * width}; }
+
+/// What the rank has of a decoder.
+TextConfig part_of(const TextConfig& full, const Shard& shard) {
+  TextConfig part = full;
+  if (shard.size == 1) return part;
+  part.heads = static_cast<int>(shard.of(full.heads).length());
+  part.kv_heads = static_cast<int>(kv_heads_of(full, shard).length());
+  part.intermediate = static_cast<int>(shard.of(full.intermediate).length());
+  part.vocab = static_cast<int>(shard.of(full.vocab).length());
+  if (part.moe) part.moe->intermediate = static_cast<int>(expert_share(full, shard).width.length());
+  return part;
+}
 
 Tensor inverse_frequencies(ops::Backend& backend, int dim, double theta) {
   std::vector<float> values;
@@ -43,7 +61,12 @@ KvSpec make_kv_spec(const TextConfig& config, const ModelOptions& options, Index
 }  // namespace
 
 Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOptions& options)
-    : config_(config), backend_(backend), dtype_(options.dtype) {
+    : full_(config),
+      config_(part_of(config, options.shard)),
+      shard_(options.shard),
+      group_(options.group),
+      backend_(backend),
+      dtype_(options.dtype) {
   const AttentionOptions& attention = options.attention;
   ignores_indexer_ = config_.indexer && attention.sparse == SparseAttention::off;
   if (ignores_indexer_) config_.indexer.reset();
@@ -54,7 +77,7 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   indexer_arithmetic_ =
       attention.indexer.value_or(dtype_ == DType::f32 ? IndexerArithmetic::exact : IndexerArithmetic::f8);
   if (config_.latent) {
-    latent_.emplace(config_, backend, options);
+    latent_.emplace(full_, backend, options);
     kv_spec_ = {config_.layers, {latent_->plane(options)}};
   } else {
     kv_spec_ = make_kv_spec(config_, options, indexer_arithmetic_, backend.wants_rows());
@@ -79,6 +102,9 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
   if (config_.moe || config_.indexer) work_.exact_input = backend.tensor(DType::f32, {n, c});
   work_.selected = backend.tensor(dtype_, {options.step_logits_max, c});
   work_.selected_hidden = backend.tensor(DType::f32, {options.step_logits_max, c});
+  if (group_ != nullptr) {
+    work_.own_logits = backend.tensor(DType::f32, {options.step_logits_max, config_.vocab});
+  }
   logits_order_.resize(static_cast<size_t>(options.step_logits_max));
   std::iota(logits_order_.begin(), logits_order_.end(), 0);
   if (config_.moe) {
@@ -92,9 +118,9 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
     // A device is limited by the memory here, and rounds as the published code does.
     work_.expert_out = backend.tensor(backend.on_host() ? DType::f32 : dtype_, {pairs, c});
     work_.group_rows = backend.tensor(DType::i32, {pairs});
-    work_.group_offsets = backend.tensor(DType::i32, {moe.experts + 1});
+    work_.group_offsets = backend.tensor(DType::i32, {expert_share(full_, shard_).experts.length() + 1});
     if (moe.shared_experts > 0) {
-      work_.shared_inner = backend.tensor(dtype_, {n, int64_t{moe.shared_experts} * moe.intermediate});
+      work_.shared_inner = backend.tensor(dtype_, {n, shared_range(full_, shard_).length()});
     }
   }
   if (config_.indexer) {
@@ -120,10 +146,12 @@ Decoder::Decoder(const TextConfig& config, ops::Backend& backend, const ModelOpt
 void Decoder::list_weights(WeightList& list, bool fused_experts) {
   const int64_t c = config_.hidden;
   layers_.resize(static_cast<size_t>(config_.layers));
-  list.table("model.embed_tokens.weight", {config_.vocab, c}, &embeddings_);
+  list.table("model.embed_tokens.weight", {full_.vocab, c}, &embeddings_);
   list.vector("model.norm.weight", {c}, &final_norm_);
   const bool tied = config_.tied_embeddings;
-  list.matrix({whole_matrix(tied ? "model.embed_tokens.weight" : "lm_head.weight", config_.vocab, c)}, &head_);
+  list.matrix(
+      {rows_of_matrix(tied ? "model.embed_tokens.weight" : "lm_head.weight", full_.vocab, c, shard_.of(full_.vocab))},
+      &head_);
   if (tied) list.ignore("lm_head.weight");
   list.ignore("rotary_emb.inv_freq");
   if (ignores_indexer_) list.ignore(".self_attn.sa_indexer.");
@@ -145,14 +173,16 @@ void Decoder::list_weights(WeightList& list, bool fused_experts) {
 void Decoder::list_attention(WeightList& list, Layer& layer, const std::string& a) {
   const int64_t c = config_.hidden;
   const int64_t d = config_.head_dim;
-  const int64_t q_width = config_.heads * d;
-  const int64_t kv_width = config_.kv_heads * d;
-  list.matrix({whole_matrix(a + "q_proj.weight", q_width, c), whole_matrix(a + "k_proj.weight", kv_width, c),
-               whole_matrix(a + "v_proj.weight", kv_width, c)},
+  const int64_t q_width = full_.heads * d;
+  const int64_t kv_width = full_.kv_heads * d;
+  const Shard::Range q = widened(shard_.of(full_.heads), d);
+  const Shard::Range kv = widened(kv_heads_of(full_, shard_), d);
+  list.matrix({rows_of_matrix(a + "q_proj.weight", q_width, c, q), rows_of_matrix(a + "k_proj.weight", kv_width, c, kv),
+               rows_of_matrix(a + "v_proj.weight", kv_width, c, kv)},
               &layer.qkv);
   list.vector(a + "q_norm.weight", {d}, &layer.q_norm);
   list.vector(a + "k_norm.weight", {d}, &layer.k_norm);
-  list.matrix({whole_matrix(a + "o_proj.weight", c, q_width)}, &layer.out);
+  list.matrix({cols_of_matrix(a + "o_proj.weight", c, q_width, q)}, &layer.out);
   if (config_.indexer) {
     const std::string s = a + "sa_indexer.";
     const int64_t heads = config_.indexer->heads;
@@ -176,48 +206,109 @@ void Decoder::list_feed_forward(WeightList& list, int index, bool fused_experts)
   Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t c = config_.hidden;
   const std::string m = fmt::format("model.layers.{}.mlp.", index);
-  const auto list_gated = [&](const std::string& name, int64_t f, ops::PackedMatrix* gate_up, ops::PackedMatrix* down) {
-    list.gated_matrix(whole_matrix(name + "gate_proj.weight", f, c), whole_matrix(name + "up_proj.weight", f, c),
-                      gate_up);
-    list.matrix({whole_matrix(name + "down_proj.weight", c, f)}, down);
+  const auto list_gated = [&](const std::string& name, int64_t f, const Shard::Range& part, ops::PackedMatrix* gate_up,
+                              ops::PackedMatrix* down) {
+    list.gated_matrix(rows_of_matrix(name + "gate_proj.weight", f, c, part),
+                      rows_of_matrix(name + "up_proj.weight", f, c, part), gate_up);
+    list.matrix({cols_of_matrix(name + "down_proj.weight", c, f, part)}, down);
   };
-  if (!config_.moe || !config_.moe->is_moe_layer(index)) {
-    return list_gated(m, config_.intermediate, &layer.gate_up, &layer.down);
+  if (!full_.moe || !full_.moe->is_moe_layer(index)) {
+    return list_gated(m, full_.intermediate, shard_.of(full_.intermediate), &layer.gate_up, &layer.down);
   }
-  const MoeConfig& moe = *config_.moe;
+  const MoeConfig& moe = *full_.moe;
   const int64_t f = moe.intermediate;
   const int64_t experts = moe.experts;
   // A flipped choice of expert changes everything after it, so the router alone is f32 in every mode.
   list.matrix_f32(whole_matrix(m + "gate.weight", experts, c), &layer.router);
   if (moe.router) list.vector(m + "gate.e_score_correction_bias", {experts}, &layer.router_bias);
   if (moe.shared_experts > 0) {
-    list_gated(m + "shared_experts.", moe.shared_experts * f, &layer.shared_gate_up, &layer.shared_down);
+    list_gated(m + "shared_experts.", moe.shared_experts * f, shared_range(full_, shard_), &layer.shared_gate_up,
+               &layer.shared_down);
   }
-  layer.expert_gate_up.resize(static_cast<size_t>(experts));
-  layer.expert_down.resize(static_cast<size_t>(experts));
-  for (int64_t e = 0; e < experts; ++e) {
-    ops::PackedMatrix* gate_up = &layer.expert_gate_up[static_cast<size_t>(e)];
-    ops::PackedMatrix* down = &layer.expert_down[static_cast<size_t>(e)];
+  const ExpertShare share = expert_share(full_, shard_);
+  const Shard::Range& part = share.width;
+  layer.expert_gate_up.resize(static_cast<size_t>(share.experts.length()));
+  layer.expert_down.resize(static_cast<size_t>(share.experts.length()));
+  for (int64_t e = 0; e < experts && !fused_experts; ++e) {
+    if (e >= share.experts.begin && e < share.experts.end) continue;
+    const std::string name = fmt::format("{}experts.{}.", m, e);
+    list.elsewhere(whole_matrix(name + "gate_proj.weight", f, c));
+    list.elsewhere(whole_matrix(name + "up_proj.weight", f, c));
+    list.elsewhere(whole_matrix(name + "down_proj.weight", c, f));
+  }
+  for (int64_t e = share.experts.begin; e < share.experts.end; ++e) {
+    ops::PackedMatrix* gate_up = &layer.expert_gate_up[static_cast<size_t>(e - share.experts.begin)];
+    ops::PackedMatrix* down = &layer.expert_down[static_cast<size_t>(e - share.experts.begin)];
     if (!fused_experts) {
-      list_gated(fmt::format("{}experts.{}.", m, e), f, gate_up, down);
+      list_gated(fmt::format("{}experts.{}.", m, e), f, part, gate_up, down);
       continue;
     }
     // Stored as (in, out): [e, c, 2 f] with gate in the first f columns, and [e, f, c].
     const std::string name = m + "experts.gate_up_proj";
     const Shape stored{experts, c, 2 * f};
-    list.gated_matrix({name, stored, e * c * 2 * f, f, c, 1, 2 * f}, {name, stored, e * c * 2 * f + f, f, c, 1, 2 * f},
-                      gate_up);
-    list.matrix({{m + "experts.down_proj", {experts, f, c}, e * f * c, c, f, 1, c}}, down);
+    const int64_t gate = e * c * 2 * f + part.begin;
+    list.gated_matrix({name, stored, gate, part.length(), c, 1, 2 * f},
+                      {name, stored, gate + f, part.length(), c, 1, 2 * f}, gate_up);
+    list.matrix({{m + "experts.down_proj", {experts, f, c}, (e * f + part.begin) * c, c, part.length(), 1, c}}, down);
   }
 }
 
 void Decoder::forward(const StepInput& input, KvCache& cache, View logits) {
   const auto n = static_cast<int64_t>(input.tokens.size());
   KEYE_CHECK(n > 0 && n <= work_.hidden.shape()[0], "{} tokens in a step of {}", n, work_.hidden.shape()[0]);
+  if (group_ == nullptr) return compute(input, cache, logits);
+  is_between_ranks_ = true;
+  try {
+    compute(input, cache, logits);
+    finish_step(logits);
+  } catch (const LoopInterrupted&) {
+    // Left on rank 0, between two collectives: the others hear of it at their next one. They have left theirs.
+    if (shard_.rank == 0 && is_between_ranks_) group_->abandon();
+    throw;
+  }
+}
+
+void Decoder::compute(const StepInput& input, KvCache& cache, View logits) {
   backend_.begin_step();
   split_rows(input);
   upload(input);
   backend_.run_step(replay_key(input, cache, logits), [&] { layers(input, cache, logits); });
+}
+
+/// Rank 0 has the others' logits beside its own. Also the end of a step that wants none.
+void Decoder::finish_step(View logits) {
+  const auto s = static_cast<int64_t>(step_.logits_rows.size());
+  const ConstView own = take(work_.own_logits, s);
+  is_between_ranks_ = false;
+  const auto take_part = [&](int rank, size_t offset, std::span<const std::byte> piece) {
+    const Shard::Range range = Shard{rank, shard_.size, shard_.expert_groups}.of(full_.vocab);
+    const auto row_bytes = static_cast<size_t>(range.length()) * sizeof(float);
+    while (!piece.empty()) {
+      const size_t row = offset / row_bytes;
+      const size_t begin = offset % row_bytes;
+      const size_t count = std::min(row_bytes - begin, piece.size());
+      KEYE_CHECK(static_cast<int64_t>(row) < s, "row {} of {} from rank {}", row, s, rank);
+      auto* to =
+          reinterpret_cast<std::byte*>(logits.as<float>() + static_cast<int64_t>(row) * full_.vocab + range.begin);
+      std::memcpy(to + begin, piece.data(), count);
+      piece = piece.subspan(count);
+      offset += count;
+    }
+  };
+  group_->gather({static_cast<const std::byte*>(own.data), own.bytes()}, take_part);
+}
+
+Decoder::Partial Decoder::partial(int64_t n) {
+  if (group_ == nullptr) return {take(work_.hidden, n), true};
+  const std::span<float> terms = group_->terms(n * full_.hidden);
+  return {{terms.data(), DType::f32, {n, full_.hidden}}, false};
+}
+
+void Decoder::add_partials(int64_t n) {
+  if (group_ == nullptr) return;
+  is_between_ranks_ = false;
+  group_->add_sum({take(work_.hidden, n).as<float>(), static_cast<size_t>(n * full_.hidden)});
+  is_between_ranks_ = true;
 }
 
 void Decoder::upload(const StepInput& input) {
@@ -274,7 +365,8 @@ void Decoder::layers(const StepInput& input, KvCache& cache, View logits) {
   ops::copy_rows(backend_, {hidden, step_.logits_rows, step_.logits_order, selected_hidden});
   ops::rms_norm(backend_, {selected_hidden, final_norm_.view(), config_.norm_eps, selected});
   probe("final_hidden", config_.layers, selected);
-  ops::linear(backend_, {.x = selected, .w = head_, .bias = {}, .out = logits});
+  const View out = group_ == nullptr ? logits : take(work_.own_logits, s);
+  ops::linear(backend_, {.x = selected, .w = head_, .bias = {}, .out = out});
 }
 
 void Decoder::embed(const StepInput& input) {
@@ -300,8 +392,10 @@ void Decoder::attention(int index, KvCache& cache) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t n = step_.n;
   if (latent_) {
-    return latent_->attend(index, take(work_.normed, n), step_.slots, step_.dense, cache.plane(kKeyPlane, index),
-                           take(work_.hidden, n));
+    const Partial to = partial(n);
+    latent_->attend(index, take(work_.normed, n), step_.slots, step_.dense, cache.plane(kKeyPlane, index), to.out,
+                    to.accumulate);
+    return add_partials(n);
   }
   const View qkv = take(work_.qkv, n);
   const View q = take(work_.q, n);
@@ -326,7 +420,9 @@ void Decoder::attention(int index, KvCache& cache) {
                                     .chosen = take(work_.chosen, n),
                                     .out = mixed});
   }
-  ops::linear(backend_, {.x = mixed, .w = layer.out, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
+  const Partial to = partial(n);
+  ops::linear(backend_, {.x = mixed, .w = layer.out, .bias = {}, .accumulate = to.accumulate, .out = to.out});
+  add_partials(n);
 }
 
 /// A row that has at most top-k tokens attends to all of them.
@@ -387,16 +483,21 @@ void Decoder::select(int index, KvCache& cache) {
 
 void Decoder::feed_forward(int index, int64_t n) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  if (!layer.router.empty()) return mixture(layer, index, n);
-  gated(layer.gate_up, layer.down, take(work_.inner, n), n);
+  if (!layer.router.empty()) {
+    mixture(layer, index, n);
+  } else {
+    gated(layer.gate_up, layer.down, take(work_.inner, n), partial(n), n);
+  }
+  add_partials(n);
 }
 
-/// hidden += down (silu(gate normed) * up normed)
-void Decoder::gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, int64_t n) {
+/// down (silu(gate normed) * up normed)
+void Decoder::gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, const Partial& to,
+                    int64_t n) {
   ops::linear(
       backend_,
       {.x = take(work_.normed, n), .w = gate_up, .bias = {}, .activation = ops::Activation::silu_mul, .out = inner});
-  ops::linear(backend_, {.x = inner, .w = down, .bias = {}, .accumulate = true, .out = take(work_.hidden, n)});
+  ops::linear(backend_, {.x = inner, .w = down, .bias = {}, .accumulate = to.accumulate, .out = to.out});
 }
 
 void Decoder::mixture(const Layer& layer, int index, int64_t n) {
@@ -420,16 +521,27 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   probe("router_experts", index, experts);
   probe("router_weights", index, weights);
 
-  const int64_t pairs = n * moe.experts_per_token;
-  const View token_rows = take(work_.group_rows, pairs);
+  int64_t pairs = n * moe.experts_per_token;
   const View offsets = work_.group_offsets.view();
-  ops::moe_group(backend_, {experts, token_rows, offsets, places});
+  ops::moe_group(backend_, {experts, take(work_.group_rows, pairs), offsets, places,
+                            static_cast<int>(expert_share(full_, shard_).experts.begin)});
+  if (shard_.expert_groups > 1) pairs = offsets.as<int32_t>()[offsets.elements() - 1];  // of experts that are here
+  const View token_rows = take(work_.group_rows, pairs);
   const View inner = take(work_.expert_inner, pairs);
   const View out = take(work_.expert_out, pairs);
   ops::grouped_linear(backend_, {normed, layer.expert_gate_up, token_rows, offsets, ops::Activation::silu_mul, inner});
   ops::grouped_linear(backend_, {inner, layer.expert_down, {}, offsets, ops::Activation::none, out});
-  ops::moe_combine(backend_, {out, places, weights, take(work_.hidden, n)});
-  if (moe.shared_experts > 0) gated(layer.shared_gate_up, layer.shared_down, take(work_.shared_inner, n), n);
+  Partial to = partial(n);
+  if (moe.shared_experts > 0) {
+    // First, if it has to begin a sum; behind the others where it always was.
+    const auto shared = [&] { gated(layer.shared_gate_up, layer.shared_down, take(work_.shared_inner, n), to, n); };
+    if (!to.accumulate) shared();
+    ops::moe_combine(backend_, {out, places, weights, to.out});
+    if (to.accumulate) shared();
+    return;
+  }
+  if (!to.accumulate) std::memset(to.out.data, 0, to.out.bytes());
+  ops::moe_combine(backend_, {out, places, weights, to.out});
 }
 
 }  // namespace keye::model

@@ -57,6 +57,7 @@ class Decoder {
     Tensor expert_inner, expert_out;
     Tensor selected;  // [s, c]: the rows whose logits are wanted
     Tensor selected_hidden;
+    Tensor own_logits;  // [s, this rank's part of v], with other ranks
   };
 
   /// A step's numbers where the ops can read them.
@@ -67,6 +68,17 @@ class Decoder {
     ops::Sequences all, dense, sparse;
     std::vector<std::pair<ops::Indices, ops::Indices>> vision;  // from, rows
   };
+
+  /// Where a product of this rank's columns goes: to `hidden` at once, or, with other ranks, into the terms of a sum.
+  struct Partial {
+    View out;
+    bool accumulate = true;
+  };
+  Partial partial(int64_t n);
+  /// After all of a layer's half are in partial(): hidden += the sum over all ranks.
+  void add_partials(int64_t n);
+  void compute(const StepInput& input, KvCache& cache, View logits);
+  void finish_step(View logits);
 
   void upload(const StepInput& input);
   void list_attention(WeightList& list, Layer& layer, const std::string& prefix);
@@ -79,7 +91,7 @@ class Decoder {
   void index_tokens(int index, KvCache& cache);
   void select(int index, KvCache& cache);
   void feed_forward(int index, int64_t n);
-  void gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, int64_t n);
+  void gated(const ops::PackedMatrix& gate_up, const ops::PackedMatrix& down, View inner, const Partial& to, int64_t n);
   void mixture(const Layer& layer, int index, int64_t n);
   void split_rows(const StepInput& input);
   View take(Tensor& tensor, int64_t n) { return rows(tensor.view(), 0, n); }
@@ -87,7 +99,11 @@ class Decoder {
     if (probe_) probe_on_host(backend_, probe_, name, layer, value);
   }
 
-  TextConfig config_;  // without an indexer where sparse attention is off
+  TextConfig full_;    // of all ranks
+  TextConfig config_;  // this rank's heads, widths, experts and vocabulary; without an indexer where sparse attention
+                       // is off
+  Shard shard_;
+  comm::Group* group_;  // null: one rank
   bool ignores_indexer_ = false;
   ops::Backend& backend_;
   DType dtype_;
@@ -105,6 +121,7 @@ class Decoder {
   // The step's rows that attend to all earlier tokens, and those that have more of them than top-k.
   std::vector<ops::SequenceRows> dense_rows_, sparse_rows_;
   std::vector<int32_t> logits_order_;  // 0, 1, ...
+  bool is_between_ranks_ = false;      // whether the other ranks still wait for this one in the step
   Probe probe_;
 };
 

@@ -108,7 +108,12 @@ Result<void> check_options(const ModelConfig& config, const ModelOptions& option
   return {};
 }
 
-Result<void> check_device(const ModelConfig& config, const ops::Backend& backend) {
+Result<void> check_device(const ModelConfig& config, ops::Backend& backend, const ModelOptions& options) {
+  KEYE_TRY_VOID(check_shard(config, options.shard));
+  KEYE_CHECK((options.shard.size > 1) == (options.group != nullptr), "{} ranks without a group", options.shard.size);
+  if (options.shard.size > 1 && !backend.on_host()) {
+    return make_error(ErrorCode::unsupported, backend.name(), "ranks over several processes run on CPUs only");
+  }
   if (!config.text.latent || backend.has_latent_attention()) return {};
   return make_error(ErrorCode::unsupported, backend.name(),
                     "{} has latent attention, which is not there yet; use the CPU", config.architecture);
@@ -128,7 +133,7 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared
                                           ops::Backend& backend, const ModelOptions& options,
                                           const LoadProgress& progress) {
   KEYE_TRY_VOID(check_options(config, options));
-  KEYE_TRY_VOID(check_device(config, backend));
+  KEYE_TRY_VOID(check_device(config, backend, options));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   const WeightList list = model->list_weights(layout_of(config, *checkpoint));
   KEYE_TRY_VOID(checkpoint->load(list, backend, options.dtype, progress, model->storage()));
@@ -139,7 +144,7 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, std::shared
 Result<std::unique_ptr<Model>> random_model(const ModelConfig& config, ops::Backend& backend,
                                             const ModelOptions& options, uint64_t seed) {
   KEYE_TRY_VOID(check_options(config, options));
-  KEYE_TRY_VOID(check_device(config, backend));
+  KEYE_TRY_VOID(check_device(config, backend, options));
   auto model = std::make_unique<KeyeModel>(config, backend, options);
   fill_random(model->list_weights({}), backend, options.dtype, seed, model->storage());
   return std::unique_ptr<Model>(std::move(model));
@@ -154,8 +159,8 @@ KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options) {
   return Unloaded(config, options).model->kv_spec();
 }
 
-size_t weight_bytes(const ModelConfig& config, DType dtype, const Shard& /*shard*/) {
-  return Unloaded(config).model->list_weights({}).bytes(dtype);
+size_t weight_bytes(const ModelConfig& config, DType dtype, const Shard& shard) {
+  return Unloaded(config, {.shard = shard}).model->list_weights({}).bytes(dtype);
 }
 
 int64_t count_parameters(const ModelConfig& config) { return Unloaded(config).model->list_weights({}).parameters(); }

@@ -35,7 +35,9 @@ std::vector<float> inverse_frequencies(int dim, double theta, const std::optiona
 }  // namespace
 
 LatentAttention::LatentAttention(const TextConfig& config, ops::Backend& backend, const ModelOptions& options)
-    : heads_(config.heads),
+    : all_heads_(config.heads),
+      head_range_(options.shard.of(config.heads)),
+      heads_(static_cast<int>(head_range_.length())),
       hidden_(config.hidden),
       norm_eps_(config.norm_eps),
       config_(*config.latent),
@@ -89,22 +91,26 @@ void LatentAttention::list_weights(WeightList& list, const std::string& prefix) 
               &layer.down);
   list.vector(prefix + "q_a_layernorm.weight", {l.query_rank}, &layer.query_norm);
   list.vector(prefix + "kv_a_layernorm.weight", {l.kv_rank}, &layer.latent_norm);
-  list.matrix({whole_matrix(prefix + "q_b_proj.weight", h * (l.plain_dim + l.rope_dim), l.query_rank)},
+  const auto of_heads = [&](int64_t dim) { return Shard::Range{head_range_.begin * dim, head_range_.end * dim}; };
+  const int64_t query_dim = l.plain_dim + l.rope_dim;
+  list.matrix({rows_of_matrix(prefix + "q_b_proj.weight", all_heads_ * query_dim, l.query_rank, of_heads(query_dim))},
               &layer.query_up);
   // Stored head by head, the rows of its keys before those of its values.
   const std::string name = prefix + "kv_b_proj.weight";
   const int64_t rows = l.plain_dim + l.value_dim;
-  const Shape stored{h * rows, l.kv_rank};
+  const Shape stored{all_heads_ * rows, l.kv_rank};
   layer.key_up.resize(static_cast<size_t>(h));
   layer.value_up.resize(static_cast<size_t>(h));
   for (int64_t i = 0; i < h; ++i) {
-    const int64_t keys = i * rows * l.kv_rank;
+    const int64_t keys = (head_range_.begin + i) * rows * l.kv_rank;
     const int64_t values = keys + int64_t{l.plain_dim} * l.kv_rank;
     list.matrix({{name, stored, keys, l.kv_rank, l.plain_dim, 1, l.kv_rank}}, &layer.key_up[static_cast<size_t>(i)]);
     list.matrix({{name, stored, values, l.value_dim, l.kv_rank, l.kv_rank, 1}},
                 &layer.value_up[static_cast<size_t>(i)]);
   }
-  list.matrix({whole_matrix(prefix + "o_proj.weight", hidden_, h * l.value_dim)}, &layer.out);
+  list.matrix(
+      {cols_of_matrix(prefix + "o_proj.weight", hidden_, int64_t{all_heads_} * l.value_dim, of_heads(l.value_dim))},
+      &layer.out);
 }
 
 void LatentAttention::begin_step(const std::array<ops::Indices, 3>& positions, int64_t tokens) {
@@ -123,7 +129,7 @@ void LatentAttention::begin_step(const std::array<ops::Indices, 3>& positions, i
 }
 
 void LatentAttention::attend(int index, ConstView normed, ops::Indices slots, ops::Sequences sequences,
-                             const ops::KvPlane& plane, View hidden) {
+                             const ops::KvPlane& plane, View out, bool accumulate) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t n = tokens_;
   const int64_t h = heads_;
@@ -159,7 +165,7 @@ void LatentAttention::attend(int index, ConstView normed, ops::Indices slots, op
   ops::grouped_linear(backend_, {reshape(mixed, {n * h, l.kv_rank}), layer.value_up, rows(work_.rows.view(), 0, h * n),
                                  offsets, ops::Activation::none, head_values});
   ops::swap_axes(backend_, {reshape(head_values, {h, n, l.value_dim}), reshape(joined, {n, h, l.value_dim})});
-  ops::linear(backend_, {.x = joined, .w = layer.out, .bias = {}, .accumulate = true, .out = hidden});
+  ops::linear(backend_, {.x = joined, .w = layer.out, .bias = {}, .accumulate = accumulate, .out = out});
 }
 
 }  // namespace keye::model

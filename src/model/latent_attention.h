@@ -22,9 +22,10 @@ class LatentAttention {
 
   /// The step's positions, before any layer.
   void begin_step(const std::array<ops::Indices, 3>& positions, int64_t tokens);
-  /// Adds the layer's attention over `normed` [n, c] to `hidden` [n, c] f32.
+  /// Adds this rank's heads' part of the layer's attention over `normed` [n, c] to `out` [n, c] f32, or writes it
+  /// there.
   void attend(int layer, ConstView normed, ops::Indices slots, ops::Sequences sequences, const ops::KvPlane& plane,
-              View hidden);
+              View out, bool accumulate);
 
  private:
   struct Layer {
@@ -51,6 +52,8 @@ class LatentAttention {
     Tensor rows;          // [h n] i32: head by head, where a token's mix lies
   };
 
+  int all_heads_;
+  Shard::Range head_range_;  // this rank's
   int heads_;
   int hidden_;
   float norm_eps_;

@@ -206,7 +206,7 @@ TEST(Weights, BlocksAreMultipliedByTheirScales) {
   for (int i = 0; i < 45; ++i) codes.as<uint8_t>()[i] = static_cast<uint8_t>(7 * i % 127 + (i % 2) * 128);
   for (int i = 0; i < 9; ++i) scales.as<float>()[i] = 0.01F * static_cast<float>(i + 1);
   std::vector<float> values(45);
-  dequantise_blocks(codes.view(), scales.view(), blocks, values.data());
+  dequantise_blocks(codes.view(), scales.view(), blocks, {0, 0, codes.shape()[0], codes.shape()[1]}, values.data());
   for (int r = 0; r < 9; ++r) {
     for (int c = 0; c < 5; ++c) {
       EXPECT_EQ(values[static_cast<size_t>(r * 5 + c)],

@@ -26,6 +26,19 @@ struct Shard {
   Range of(int64_t total) const;
 };
 
+/// The KV heads that a rank's heads attend to: its share of them, or one that several ranks have.
+Shard::Range kv_heads_of(const TextConfig& config, const Shard& shard);
+
+/// Which experts a rank has, and how much of each one's width.
+struct ExpertShare {
+  Shard::Range experts;
+  Shard::Range width;
+};
+ExpertShare expert_share(const TextConfig& config, const Shard& shard);
+
+/// Of the width of the experts that every token has.
+Shard::Range shared_range(const TextConfig& config, const Shard& shard);
+
 /// Errors: unsupported (heads, widths or experts of this model that cannot be split so, by name, with what can).
 Result<void> check_shard(const ModelConfig& config, const Shard& shard);
 

@@ -80,6 +80,14 @@ MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols) {
   return {std::move(name), {rows, cols}, 0, rows, cols, cols, 1};
 }
 
+MatrixPart rows_of_matrix(std::string name, int64_t rows, int64_t cols, const Shard::Range& range) {
+  return {std::move(name), {rows, cols}, range.begin * cols, range.length(), cols, cols, 1};
+}
+
+MatrixPart cols_of_matrix(std::string name, int64_t rows, int64_t cols, const Shard::Range& range) {
+  return {std::move(name), {rows, cols}, range.begin, rows, range.length(), cols, 1};
+}
+
 void WeightList::matrix(std::vector<MatrixPart> parts, ops::PackedMatrix* to) {
   entries_.push_back({.parts = std::move(parts), .matrix = to});
 }
@@ -116,12 +124,13 @@ int64_t WeightList::parameters() const {
   return sum;
 }
 
-void dequantise_blocks(const ConstView& codes, const ConstView& scales, const BlockQuantisation& blocks, float* out) {
-  const int64_t cols = codes.shape[1];
-  for (int64_t r = 0; r < codes.shape[0]; ++r, out += cols) {
-    convert_to_float(codes.dtype, codes.as<uint8_t>() + r * cols, out, static_cast<size_t>(cols));
+void dequantise_blocks(const ConstView& codes, const ConstView& scales, const BlockQuantisation& blocks, const Box& box,
+                       float* out) {
+  for (int64_t r = box.row; r < box.row + box.rows; ++r, out += box.cols) {
+    convert_to_float(codes.dtype, codes.as<uint8_t>() + r * codes.shape[1] + box.col, out,
+                     static_cast<size_t>(box.cols));
     const float* scale = scales.as<float>() + r / blocks.rows * scales.shape[1];
-    for (int64_t c = 0; c < cols; ++c) out[c] *= scale[c / blocks.cols];
+    for (int64_t c = 0; c < box.cols; ++c) out[c] *= scale[(box.col + c) / blocks.cols];
   }
 }
 
@@ -133,47 +142,40 @@ Shape scale_shape(const Shape& matrix, const BlockQuantisation& blocks) {
   return {(matrix[0] + blocks.rows - 1) / blocks.rows, (matrix[1] + blocks.cols - 1) / blocks.cols};
 }
 
-/// Matrices whose blocks were multiplied by their scales, for as long as parts of them are wanted.
-class Dequantised {
- public:
-  explicit Dequantised(const std::optional<BlockQuantisation>& blocks) : blocks_(blocks) {}
-
-  /// Forgets all but those of these parts.
-  void keep(const std::vector<MatrixPart>& parts) {
-    std::erase_if(matrices_, [&](const auto& entry) {
-      return std::none_of(parts.begin(), parts.end(), [&](const MatrixPart& part) { return part.name == entry.first; });
-    });
-  }
-  const float* get(const std::string& name, const ConstView& codes, const ConstView& scales) {
-    const auto [at, is_new] = matrices_.try_emplace(name);
-    if (is_new) {
-      at->second.resize(static_cast<size_t>(codes.elements()));
-      dequantise_blocks(codes, scales, *blocks_, at->second.data());
-    }
-    return at->second.data();
-  }
-
- private:
-  std::optional<BlockQuantisation> blocks_;
-  std::map<std::string, std::vector<float>> matrices_;
-};
-
-bool is_whole(const MatrixPart& part) {
-  return part.stored.rank() == 2 && part.offset == 0 && part.rows == part.stored[0] && part.cols == part.stored[1] &&
-         part.row_stride == part.cols && part.col_stride == 1;
+/// Where a part of a stored matrix lies in it, as it stands or transposed.
+Box box_of(const MatrixPart& part) {
+  const int64_t width = part.stored[1];
+  const bool stands = part.col_stride == 1 && part.row_stride == width;
+  KEYE_CHECK(stands || (part.row_stride == 1 && part.col_stride == width), "{} is neither rows nor columns", part.name);
+  const int64_t row = part.offset / width;
+  const int64_t col = part.offset % width;
+  return stands ? Box{row, col, part.rows, part.cols} : Box{row, col, part.cols, part.rows};
 }
 
-bool holds_nan(const ConstView& codes) {
-  const auto* bytes = codes.as<uint8_t>();
-  return std::any_of(bytes, bytes + codes.elements(), [](uint8_t code) { return (code & 0x7f) == 0x7f; });
+/// Whether the part stands in its matrix as it is, and is made of whole blocks.
+bool is_of_blocks(const MatrixPart& part, const BlockQuantisation& blocks) {
+  if (part.stored.rank() != 2 || part.col_stride != 1 || part.row_stride != part.stored[1]) return false;
+  const Box box = box_of(part);
+  const auto is_border = [](int64_t at, int64_t end, int64_t block) { return at % block == 0 || at == end; };
+  return is_border(box.row, -1, blocks.rows) && is_border(box.row + box.rows, part.stored[0], blocks.rows) &&
+         is_border(box.col, -1, blocks.cols) && is_border(box.col + box.cols, part.stored[1], blocks.cols);
+}
+
+bool holds_nan(const ConstView& codes, const Box& box) {
+  for (int64_t r = box.row; r < box.row + box.rows; ++r) {
+    const auto* row = codes.as<uint8_t>() + r * codes.shape[1] + box.col;
+    if (std::any_of(row, row + box.cols, [](uint8_t code) { return (code & 0x7f) == 0x7f; })) return true;
+  }
+  return false;
 }
 
 }  // namespace
 
 bool WeightList::may_keep_blocks(const Entry& entry) const {
   return blocks_ && entry.matrix != nullptr && !entry.always_f32 &&
-         std::all_of(entry.parts.begin(), entry.parts.end(),
-                     [](const MatrixPart& part) { return is_whole(part) && part.name.starts_with("model.layers."); });
+         std::all_of(entry.parts.begin(), entry.parts.end(), [this](const MatrixPart& part) {
+           return is_of_blocks(part, *blocks_) && part.name.starts_with("model.layers.");
+         });
 }
 
 size_t WeightList::bytes(DType dtype) const {
@@ -232,23 +234,25 @@ Result<void> Checkpoint::check(const WeightList& list) const {
                                       dtype_name(view.dtype), view.shape.to_string()));
     }
   };
-  for (const WeightList::Entry& entry : list.entries()) {
-    for (const MatrixPart& part : entry.parts) {
-      if (!wanted.insert(part.name).second) continue;
-      const auto found = tensors_.find(part.name);
-      if (found == tensors_.end()) {
-        missing.push_back(fmt::format("{} {}", part.name, part.stored.to_string()));
-      } else if (!(found->second.view.shape == part.stored)) {
-        misshaped.push_back(fmt::format("{}: expected {}, found {}", part.name, part.stored.to_string(),
-                                        found->second.view.shape.to_string()));
-      } else if (const DType dtype = found->second.view.dtype;
-                 dtype == DType::f8_e4m3 && list.blocks() && entry.matrix != nullptr && part.stored.rank() == 2) {
-        check_scales(part);
-      } else if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
-        misshaped.push_back(fmt::format("{}: expected bf16, f16 or f32, found {}", part.name, dtype_name(dtype)));
-      }
+  const auto check_part = [&](const MatrixPart& part, bool may_be_coded) {
+    if (!wanted.insert(part.name).second) return;
+    const auto found = tensors_.find(part.name);
+    if (found == tensors_.end()) {
+      missing.push_back(fmt::format("{} {}", part.name, part.stored.to_string()));
+    } else if (!(found->second.view.shape == part.stored)) {
+      misshaped.push_back(fmt::format("{}: expected {}, found {}", part.name, part.stored.to_string(),
+                                      found->second.view.shape.to_string()));
+    } else if (const DType dtype = found->second.view.dtype;
+               dtype == DType::f8_e4m3 && list.blocks() && may_be_coded && part.stored.rank() == 2) {
+      check_scales(part);
+    } else if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
+      misshaped.push_back(fmt::format("{}: expected bf16, f16 or f32, found {}", part.name, dtype_name(dtype)));
     }
+  };
+  for (const WeightList::Entry& entry : list.entries()) {
+    for (const MatrixPart& part : entry.parts) check_part(part, entry.matrix != nullptr);
   }
+  for (const MatrixPart& part : list.elsewhere()) check_part(part, true);
   for (const auto& [name, stored] : tensors_) {
     if (!wanted.contains(name) && !list.ignores(name)) {
       unexpected.push_back(fmt::format("{} {}", stored.original, stored.view.shape.to_string()));
@@ -262,18 +266,40 @@ Result<void> Checkpoint::check(const WeightList& list) const {
   return Error{ErrorCode::corrupt_data, "the weights do not fit config.json\n" + message, {}};
 }
 
-/// The entry's matrices, if they are whole ones of e4m3 with block scales and need not become f32; else none.
+/// The entry's matrices, if they are of e4m3 with block scales, made of whole blocks, and need not become f32; else
+/// none.
 std::vector<ops::StridedMatrix> Checkpoint::matrices_of_codes(const WeightList& list,
                                                               const WeightList::Entry& entry) const {
   std::vector<ops::StridedMatrix> matrices;
   for (const MatrixPart& part : entry.parts) {
     const ConstView& stored = tensors_.find(part.name)->second.view;
-    if (entry.always_f32 || stored.dtype != DType::f8_e4m3 || !is_whole(part)) return {};
+    if (entry.always_f32 || stored.dtype != DType::f8_e4m3 || !is_of_blocks(part, *list.blocks())) return {};
     const ConstView& scales = tensors_.find(part.name + std::string(kScaleSuffix))->second.view;
-    matrices.push_back({stored.data, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride,
-                        scales.as<float>(), list.blocks()->rows, list.blocks()->cols});
+    const Box box = box_of(part);
+    const BlockQuantisation& blocks = *list.blocks();
+    const int64_t first = box.row / blocks.rows * scales.shape[1] + box.col / blocks.cols;
+    matrices.push_back({stored.as<uint8_t>() + part.offset, stored.dtype, part.rows, part.cols, part.row_stride,
+                        part.col_stride, scales.as<float>() + first, blocks.rows, blocks.cols, scales.shape[1]});
   }
   return matrices;
+}
+
+/// The part where it lies, or, of e4m3, `multiplied`: its box, each block by its scale. Errors: corrupt_data.
+Result<ops::StridedMatrix> Checkpoint::stored_matrix(const WeightList& list, const MatrixPart& part,
+                                                     std::vector<float>& multiplied) const {
+  const ConstView& stored = tensors_.find(part.name)->second.view;
+  if (stored.dtype != DType::f8_e4m3) {
+    const auto* start =
+        static_cast<const std::byte*>(stored.data) + static_cast<size_t>(part.offset) * dtype_bytes(stored.dtype);
+    return ops::StridedMatrix{start, stored.dtype, part.rows, part.cols, part.row_stride, part.col_stride};
+  }
+  const Box box = box_of(part);
+  multiplied.resize(static_cast<size_t>(box.rows * box.cols));
+  const ConstView& scales = tensors_.find(part.name + std::string(kScaleSuffix))->second.view;
+  dequantise_blocks(stored, scales, *list.blocks(), box, multiplied.data());
+  const bool stands = part.col_stride == 1;
+  return ops::StridedMatrix{multiplied.data(),     DType::f32,           part.rows, part.cols,
+                            stands ? box.cols : 1, stands ? 1 : box.cols};
 }
 
 Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DType dtype, const LoadProgress& progress,
@@ -285,11 +311,10 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
   for (const WeightList::Entry& entry : list.entries()) {
     for (const MatrixPart& part : entry.parts) {
       const ConstView& stored = tensors_.find(part.name)->second.view;
-      unread[part.name] = stored.elements();
+      unread[part.name] += part.rows * part.cols;
       total += static_cast<size_t>(part.rows * part.cols) * dtype_bytes(stored.dtype);
     }
   }
-  Dequantised dequantised(list.blocks());
   for (const WeightList::Entry& entry : list.entries()) {
     if (entry.table != nullptr) {
       *entry.table = upload_table(tensors_.find(entry.parts[0].name)->second.view, backend, storage);
@@ -307,22 +332,16 @@ Result<void> Checkpoint::load(const WeightList& list, ops::Backend& backend, DTy
     std::vector<ops::StridedMatrix> blocks = matrices_of_codes(list, entry);
     const bool keeps = backend.keeps_blocks() && !blocks.empty() && ops::can_keep_blocks(blocks, entry.gated);
     if (!keeps) blocks.clear();
-    dequantised.keep(entry.parts);
-    for (const MatrixPart& part : entry.parts) {
+    std::vector<std::vector<float>> multiplied(entry.parts.size());
+    for (size_t i = 0; i < entry.parts.size(); ++i) {
+      const MatrixPart& part = entry.parts[i];
       const ConstView& stored = tensors_.find(part.name)->second.view;
-      if (stored.dtype == DType::f8_e4m3 && holds_nan(stored)) {
+      if (stored.dtype == DType::f8_e4m3 && holds_nan(stored, box_of(part))) {
         return make_error(ErrorCode::corrupt_data, part.name, "holds a weight that is not a number");
       }
       if (keeps) continue;
-      const void* data = stored.data;
-      DType stored_dtype = stored.dtype;
-      if (stored.dtype == DType::f8_e4m3) {
-        data = dequantised.get(part.name, stored, tensors_.find(part.name + std::string(kScaleSuffix))->second.view);
-        stored_dtype = DType::f32;
-      }
-      const auto* start =
-          static_cast<const std::byte*>(data) + static_cast<size_t>(part.offset) * dtype_bytes(stored_dtype);
-      blocks.push_back({start, stored_dtype, part.rows, part.cols, part.row_stride, part.col_stride});
+      KEYE_TRY(const ops::StridedMatrix matrix, stored_matrix(list, part, multiplied[i]));
+      blocks.push_back(matrix);
     }
     const DType packed_dtype = keeps ? DType::f8_e4m3 : entry.always_f32 ? DType::f32 : dtype;
     *entry.matrix = ops::pack(backend, {.blocks = blocks, .gated = entry.gated, .dtype = packed_dtype});

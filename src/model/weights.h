@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/result.h"
 #include "model/config.h"
+#include "model/shard.h"
 #include "ops/backend.h"
 #include "tensor/safetensors.h"
 #include "tensor/tensor.h"
@@ -28,8 +29,10 @@ struct MatrixPart {
   int64_t col_stride = 1;
 };
 
-/// The tensor `name` of shape [rows, cols], whole.
+/// The tensor `name` of shape [rows, cols], whole, or so many of its rows or columns.
 MatrixPart whole_matrix(std::string name, int64_t rows, int64_t cols);
+MatrixPart rows_of_matrix(std::string name, int64_t rows, int64_t cols, const Shard::Range& range);
+MatrixPart cols_of_matrix(std::string name, int64_t rows, int64_t cols, const Shard::Range& range);
 
 /// The weights of a model: names and shapes on one side, where they go on the other. The destinations must outlive the
 /// list and not move.
@@ -54,12 +57,15 @@ class WeightList {
   void vector(std::string name, Shape shape, Tensor* to);
   /// Left where it is in the mapped file (f32, f16 or bf16), for tables of which a step reads a few rows.
   void table(std::string name, Shape shape, ConstView* to);
+  /// A matrix that other ranks load: checked like the others.
+  void elsewhere(MatrixPart part) { elsewhere_.push_back(std::move(part)); }
   /// The stored matrices may be e4m3 with block scales (`NAME_scale_inv`).
   void allow_blocks(const std::optional<BlockQuantisation>& blocks) { blocks_ = blocks; }
   /// Names that may be present and are not needed: every name with one of these as a part.
   void ignore(std::string part) { ignored_.push_back(std::move(part)); }
 
   const std::vector<Entry>& entries() const { return entries_; }
+  const std::vector<MatrixPart>& elsewhere() const { return elsewhere_; }
   const std::optional<BlockQuantisation>& blocks() const { return blocks_; }
   bool ignores(std::string_view name) const;
 
@@ -67,17 +73,24 @@ class WeightList {
   int64_t parameters() const;
   /// What they take in memory where matrices are `dtype`, and those that may be e4m3 with block scales are.
   size_t bytes(DType dtype) const;
-  /// Whether this entry may stay in e4m3: the whole matrices of a quantised checkpoint's layers, as they are published.
+  /// Whether this entry may stay in e4m3: matrices of a quantised checkpoint's layers as they are published, whole or
+  /// in parts that are made of whole blocks.
   bool may_keep_blocks(const Entry& entry) const;
 
  private:
   std::vector<Entry> entries_;
+  std::vector<MatrixPart> elsewhere_;
   std::vector<std::string> ignored_;
   std::optional<BlockQuantisation> blocks_;
 };
 
-/// out[r, c] = codes[r, c] scales[r / blocks.rows, c / blocks.cols]: codes e4m3, scales f32.
-void dequantise_blocks(const ConstView& codes, const ConstView& scales, const BlockQuantisation& blocks, float* out);
+/// A rectangle of a stored matrix.
+struct Box {
+  int64_t row = 0, col = 0, rows = 0, cols = 0;
+};
+/// out[r, c] = codes[r, c] scales[r / blocks.rows, c / blocks.cols] for the box of them: codes e4m3, scales f32.
+void dequantise_blocks(const ConstView& codes, const ConstView& scales, const BlockQuantisation& blocks, const Box& box,
+                       float* out);
 
 /// done and total in bytes of stored weights.
 using LoadProgress = std::function<void(size_t done, size_t total)>;
@@ -108,6 +121,8 @@ class Checkpoint {
 
  private:
   std::vector<ops::StridedMatrix> matrices_of_codes(const WeightList& list, const WeightList::Entry& entry) const;
+  Result<ops::StridedMatrix> stored_matrix(const WeightList& list, const MatrixPart& part,
+                                           std::vector<float>& multiplied) const;
 
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, Stored, std::less<>> tensors_;

@@ -264,7 +264,8 @@ struct CodedMatrix {
     for (int64_t i = 0; i < blocks; ++i) scales.push_back(static_cast<float>(1 + random() % 1000) * 1e-5F);
   }
   StridedMatrix matrix() const {
-    return {codes.data(), DType::f8_e4m3, rows, cols, cols, 1, scales.data(), block_rows, block_cols};
+    const int64_t scales_of_row = (cols + block_cols - 1) / block_cols;
+    return {codes.data(), DType::f8_e4m3, rows, cols, cols, 1, scales.data(), block_rows, block_cols, scales_of_row};
   }
   double value(int64_t row, int64_t col) const {
     return double{f8_to_float(codes[static_cast<size_t>(row * cols + col)])} * matrix().scale(row, col);

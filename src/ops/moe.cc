@@ -34,6 +34,7 @@ void moe_group(Backend& backend, const MoeGroup& op) {
   check_view("rows", op.rows, {op.experts.elements()}, {DType::i32});
   check_view("offsets", op.offsets, op.offsets.shape, {DType::i32});
   check_view("places", op.places, op.experts.shape, {DType::i32});
+  KEYE_CHECK(op.first == 0 || backend.on_host(), "{}: experts elsewhere", backend.name());
   backend.do_moe_group(op);
 }
 
@@ -46,7 +47,7 @@ void moe_combine(Backend& backend, const MoeCombine& op) {
   check_view("out", op.out, {op.places.shape[0], op.y.shape[1]}, {DType::f32});
   if (!backend.on_host()) return backend.do_moe_combine(op);
   for (const int32_t place : std::span(op.places.as<int32_t>(), static_cast<size_t>(op.places.elements()))) {
-    KEYE_CHECK(0 <= place && place < op.y.shape[0], "place {} of {}", place, op.y.shape[0]);
+    KEYE_CHECK(-1 <= place && place < op.y.shape[0], "place {} of {}", place, op.y.shape[0]);
   }
   backend.do_moe_combine(op);
 }

@@ -34,18 +34,20 @@ struct MoeRoute {
 };
 void moe_route(Backend& backend, const MoeRoute& op);
 
-/// Sorts the (token, choice) pairs by expert, those of one expert by token: pair (t, j) becomes row places[t, j].
-///   experts  [n, k] i32 in [0, e)         rows     [n k] i32 out: each row's token
+/// Sorts the (token, choice) pairs by expert, those of one expert by token: pair (t, j) becomes row places[t, j]. Of
+/// experts that are elsewhere, those outside [first, first + e), there are no rows, and places are -1.
+///   experts  [n, k] i32                   rows     [n k] i32 out: each row's token
 ///   offsets  [e + 1] i32 out: where each expert's rows begin     places  [n, k] i32 out
 struct MoeGroup {
   ConstView experts;
   View rows;
   View offsets;
   View places;
+  int first = 0;
 };
 void moe_group(Backend& backend, const MoeGroup& op);
 
-/// out[t] += sum_j weights[t, j] y[places[t, j]], added in the order of j.
+/// out[t] += sum_j weights[t, j] y[places[t, j]], added in the order of j, without those whose place is -1.
 ///   y  [p, c] f32, or bf16 for a backend that does not share the host's memory     places  [n, k] i32     weights  [n,
 ///   k] f32     out  [n, c] f32
 struct MoeCombine {

@@ -37,7 +37,7 @@ struct PackedMatrix {
 };
 
 /// A matrix of any float dtype somewhere in memory; strides in elements. Of e4m3, a factor belongs to each block of
-/// block_rows x block_cols, scale (row / block_rows, col / block_cols), row after row.
+/// block_rows x block_cols, scale (row / block_rows, col / block_cols), rows of them scale_stride apart.
 struct StridedMatrix {
   const void* data = nullptr;
   DType dtype = DType::f32;
@@ -48,10 +48,9 @@ struct StridedMatrix {
   const float* scales = nullptr;
   int64_t block_rows = 0;
   int64_t block_cols = 0;
+  int64_t scale_stride = 0;
 
-  float scale(int64_t row, int64_t col) const {
-    return scales[row / block_rows * ((cols + block_cols - 1) / block_cols) + col / block_cols];
-  }
+  float scale(int64_t row, int64_t col) const { return scales[row / block_rows * scale_stride + col / block_cols]; }
 };
 
 /// What to pack: the blocks' rows one after another (q|k|v), or, if gated, exactly two blocks of equal shape: gate, up.

@@ -22,8 +22,16 @@ void CpuBackend::do_moe_combine(const MoeCombine& op) {
   const int64_t k = op.places.shape[1];
   for_each_range(pool_, op.places.shape[0], 4 * c * (k + 2), [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      kernels->add_rows(op.y.as<float>(), op.places.as<int32_t>() + t * k, op.weights.as<float>() + t * k, k, c,
-                        op.out.as<float>() + t * c);
+      const auto* places = op.places.as<int32_t>() + t * k;
+      const auto* weights = op.weights.as<float>() + t * k;
+      float* out = op.out.as<float>() + t * c;
+      // Runs of experts that are here: all, unless ranks share them.
+      for (int64_t first = 0; first < k;) {
+        int64_t last = first;
+        while (last < k && places[last] >= 0) ++last;
+        if (last > first) kernels->add_rows(op.y.as<float>(), places + first, weights + first, last - first, c, out);
+        first = last + 1;
+      }
     }
   });
 }

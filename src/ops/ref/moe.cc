@@ -90,13 +90,18 @@ void RefBackend::do_moe_group(const MoeGroup& op) {
   const std::span<const int32_t> experts(op.experts.as<int32_t>(), static_cast<size_t>(op.experts.elements()));
   const std::span<int32_t> offsets(op.offsets.as<int32_t>(), static_cast<size_t>(op.offsets.elements()));
   std::fill(offsets.begin(), offsets.end(), 0);
+  const int64_t here = op.offsets.elements() - 1;
+  const auto is_here = [&](int32_t expert) { return op.first <= expert && expert - op.first < here; };
   for (const int32_t expert : experts) {
-    KEYE_CHECK(0 <= expert && expert + 1 < op.offsets.elements(), "expert {}", expert);
-    ++offsets[static_cast<size_t>(expert) + 1];
+    if (is_here(expert)) ++offsets[static_cast<size_t>(expert - op.first) + 1];
   }
   std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
   for (size_t i = 0; i < experts.size(); ++i) {
-    int32_t& next = offsets[static_cast<size_t>(experts[i])];
+    if (!is_here(experts[i])) {
+      op.places.as<int32_t>()[i] = -1;
+      continue;
+    }
+    int32_t& next = offsets[static_cast<size_t>(experts[i] - op.first)];
     op.rows.as<int32_t>()[next] = static_cast<int32_t>(static_cast<int64_t>(i) / k);
     op.places.as<int32_t>()[i] = next++;
   }
@@ -111,7 +116,9 @@ void RefBackend::do_moe_combine(const MoeCombine& op) {
   for (int64_t t = 0; t < op.places.shape[0]; ++t) {
     float* out = op.out.as<float>() + t * c;
     for (int64_t j = 0; j < k; ++j) {
-      const float* y = op.y.as<float>() + op.places.as<int32_t>()[t * k + j] * c;
+      const int64_t place = op.places.as<int32_t>()[t * k + j];
+      if (place < 0) continue;
+      const float* y = op.y.as<float>() + place * c;
       const float weight = op.weights.as<float>()[t * k + j];
       for (int64_t i = 0; i < c; ++i) out[i] += weight * y[i];
     }
