@@ -93,7 +93,11 @@ Result<int> serve(const ServeFlags& flags, std::vector<std::string> command) {
   });
   if (flags.ranks.is_spread()) {
     KEYE_TRY(ranks, start_serving_ranks(flags, folder, std::move(command), [&end] { end.lose(); }));
-    if (ranks->place().rank != 0) return serve_part(flags, folder, *ranks, server.get());
+    if (ranks->place().rank != 0) {
+      stops_loading.emplace(stop.first, [&ranks] { ranks->give_up("it was told to stop"); });
+      const auto code = serve_part(flags, folder, *ranks, server.get());
+      return stop.first.stop_requested() ? kExitOk : code;
+    }
   }
   comm::Group* const group = ranks ? &ranks->group() : nullptr;
   auto loaded = engine::load(folder, load_options(flags, group));
