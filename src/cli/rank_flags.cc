@@ -35,7 +35,7 @@ void RankFlags::add(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--dist-init-addr,--nccl-init-addr", init_address,
-                 "HOST:PORT of node 0, where the nodes meet; it and the ports after it, one for each rank of a node");
+                 "HOST:PORT of node 0, where the nodes meet; the ports after it are its ranks'");
   app.add_option("--dist-timeout", timeout_s, "seconds after which a silent rank is lost, and all end")
       ->check(CLI::Range(1.0, 86400.0))
       ->capture_default_str();

@@ -5,6 +5,7 @@
 #include "cli/model_flags.h"
 #include "engine/memory_plan.h"
 #include "engine/parallel_model.h"
+#include "ops/cpu/isa.h"
 
 namespace keye::cli {
 namespace {
@@ -12,10 +13,10 @@ namespace {
 /// Ranks that compute differently may choose different experts.
 Result<Agreed> agreed_values(const ServeFlags& flags, const Path& folder) {
   KEYE_TRY(const Digest digest, engine::folder_digest(folder));
-  KEYE_TRY(const auto backend, engine::open_device(flags.device_options()));
+  KEYE_TRY(const ops::Isa isa, ops::isa_from_name(flags.device.isa));
   return Agreed{{"version", KEYE_VERSION},
                 {"model", digest.hex().substr(0, 16)},
-                {"instruction set (--isa)", std::string(backend->name())},
+                {"instruction set (--isa)", std::string(ops::isa_name(isa))},
                 {"--dtype", std::string(dtype_name(flags.value_dtype()))},
                 {"--sparse-attention", flags.attention.sparse},
                 {"--indexer", flags.attention.indexer},

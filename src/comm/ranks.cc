@@ -30,8 +30,8 @@ constexpr int kChannel = 3;
 constexpr int kMemory = 4;
 constexpr std::chrono::milliseconds kWordsTime{2000};
 
-/// Port p: the rendezvous; p + 1 + l: rank l of every node.
-uint16_t data_port(uint16_t rendezvous, int local) { return static_cast<uint16_t>(rendezvous + 1 + local); }
+/// Port p: the rendezvous; p + 1 + r: rank r, at its node's address.
+uint16_t data_port(uint16_t rendezvous, int rank) { return static_cast<uint16_t>(rendezvous + 1 + rank); }
 
 class RanksOfNode final : public Ranks {
  public:
@@ -159,16 +159,17 @@ Result<Met> meet_as_other(const RanksOptions& options, const Address& address, c
 Result<std::vector<Link>> join_nodes(const Join& join, const LinkContext& context) {
   const Place& place = join.place;
   const int nodes = place.nodes;
-  const uint16_t port = data_port(join.port, place.local());
   const Clock::time_point until = Clock::now() + std::chrono::milliseconds(join.meet_timeout_ms);
   std::vector<std::optional<Link>> links(static_cast<size_t>(nodes));
   std::optional<Door> door;
   if (place.node() + 1 < nodes) {
-    KEYE_TRY(Listener listener, Listener::open({join.hosts[static_cast<size_t>(place.node())], port}));
+    const std::string& host = join.hosts[static_cast<size_t>(place.node())];
+    KEYE_TRY(Listener listener, Listener::open({host, data_port(join.port, place.rank)}));
     door.emplace(std::move(listener), context, FrameKind::greet);
   }
   for (int node = 0; node < place.node(); ++node) {
-    KEYE_TRY(Link link, knock({join.hosts[static_cast<size_t>(node)], port}, context, until));
+    const int rank = node * place.locals() + place.local();
+    KEYE_TRY(Link link, knock({join.hosts[static_cast<size_t>(node)], data_port(join.port, rank)}, context, until));
     KEYE_TRY_VOID(say(link, FrameKind::greet, static_cast<uint64_t>(place.rank), {}, until));
     links[static_cast<size_t>(node)] = std::move(link);
   }
@@ -335,9 +336,9 @@ Result<std::unique_ptr<Ranks>> start_ranks(const RanksOptions& options) {
   std::vector<Watch::Neighbour> neighbours;
   if (place.nodes > 1) {
     KEYE_TRY(const Address address, Address::parse(options.init_address));
-    if (address.port + place.locals() > 65535) {
+    if (address.port + place.size > 65535) {
       return make_error(ErrorCode::invalid_argument, options.init_address,
-                        "the {} ports after it are needed too, and there are none above 65535", place.locals());
+                        "the {} ports after it are needed too, and there are none above 65535", place.size);
     }
     context = std::make_unique<LinkContext>(join.key);
     KEYE_TRY(Met met,

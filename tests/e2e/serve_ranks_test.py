@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 import unittest
 
@@ -144,7 +145,7 @@ class OneNode(Case):
     def test_what_cannot_be_split_is_refused_by_name(self):
         for model, flags, parts in [
                 (NANO, ["--tp-size", 3], ["--tp-size", "3 ranks cannot share", "these can: 1, 2, 6"]),
-                (NANO, ["--tp-size", 2, "--ep-size", 2], ["--ep-size", "no experts"]),
+                (CHECKPOINTS / "keye-1_5", ["--tp-size", 2, "--ep-size", 2], ["--ep-size", "no experts"]),
                 (CHECKPOINTS / "qwen3-moe-text", ["--tp-size", 4, "--ep-size", 3], ["--ep-size", "divide"]),
                 (NANO, ["--tp-size", 3, "--nnodes", 2], ["--tp-size", "evenly"]),
                 (NANO, ["--tp-size", 2, "--nnodes", 2], ["--dist-init-addr"]),
@@ -177,7 +178,7 @@ class Nodes:
             own = of_nodes.get(f"node{node}", {})
             with own.get("namespace", contextlib.nullcontext()):
                 self.servers[node] = Server(
-                    "--tp-size", own.get("ranks", ranks), "--nnodes", 2, "--node-rank", own.get("rank", node), "--dist-init-addr", self.address,
+                    "--tp-size", own.get("ranks", ranks), "--nnodes", 2, "--node-rank", own.get("rank", node), "--dist-init-addr", own.get("address", self.address),
                     "--dist-timeout", TIMEOUT_S, *flags, *own.get("flags", []), model=own.get("model", model), wait=False,
                     env=own.get("env", ENVIRONMENT))
 
@@ -241,7 +242,7 @@ class TwoNodes(Case):
         self.refused('--dtype is "f32" at node 1 and "bf16" at node 0', node1={"flags": ["--dtype", "f32"]})
 
     def test_another_instruction_set(self):
-        self.refused(r'instruction set \(--isa\) is "\w*scalar" at node 1 and "\w+" at node 0', node1={"flags": ["--isa", "scalar"]})
+        self.refused(r'instruction set \(--isa\) is "scalar" at node 1 and "\w+" at node 0', node1={"flags": ["--isa", "scalar"]})
 
     def test_another_number_of_ranks(self):
         self.refused("--tp-size is 4 at node 1 and 2 at node 0", node1={"ranks": 4, "model": CHECKPOINTS / "qwen3-text"})
@@ -264,13 +265,6 @@ class TwoNodes(Case):
         first.chat("Who are you?", max_tokens=2)
         first.stop()
         self.assertEqual([second.process.wait(TIMEOUT_S), third.process.wait(TIMEOUT_S)], [0, 0])
-
-    def test_an_address_that_is_taken(self):
-        with Nodes() as nodes:
-            nodes.start()
-            self.assert_fails(["serve", "--port", 0, "--tp-size", 2, "--nnodes", 2, "--dist-init-addr", nodes.address, "--dist-token-file",
-                               self.write_json("token", TOKEN)], nodes.address, "Address already in use")
-            nodes[0].chat("Who are you?", max_tokens=2)
 
     def test_a_secret_in_a_file(self):
         file = self.folder / "token"
@@ -351,6 +345,47 @@ class Namespace:
             os.close(descriptor)
 
 
+class Relay:
+    """Passes on what comes to these ports, later by a delay: kernels without netem have no other way."""
+
+    def __init__(self, host: str, ports: range, to: int, delay_s: float):
+        self.delay_s = delay_s
+        self.sockets = [socket.create_server((host, port)) for port in ports]
+        for listener, port in zip(self.sockets, ports):
+            threading.Thread(target=self.accept, args=(listener, (host, to + port - ports[0])), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def accept(self, listener: socket.socket, target: tuple):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                try:
+                    far = socket.create_connection(target)
+                except OSError:  # nobody is there yet
+                    near.close()
+                    continue
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self.sockets.append(end)
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self.carry, args=(source, sink), daemon=True).start()
+
+    def carry(self, source: socket.socket, sink: socket.socket):
+        with contextlib.suppress(OSError):
+            while block := source.recv(1 << 20):
+                time.sleep(self.delay_s)
+                sink.sendall(block)
+            sink.shutdown(socket.SHUT_WR)
+
+
 def why_no_namespaces() -> str:
     name = f"keye-try-{os.getpid()}"
     try:
@@ -380,29 +415,26 @@ class Namespaces(Case):
             for device in ("lo", "keye0"):
                 run_ip("-n", space.name, "link", "set", device, "up")
 
-    def delay(self, milliseconds: float) -> bool:
-        for space in self.spaces:
-            done = subprocess.run(["tc", "-n", space.name, "qdisc", "add", "dev", "keye0", "root", "netem", "delay", f"{milliseconds / 2}ms"],
-                                  capture_output=True, text=True)
-            if done.returncode != 0:
-                return False  # a kernel without netem
-        return True
-
-    def nodes(self, *flags) -> Nodes:
+    def nodes(self, *flags, seen_by_node_1: str = "10.77.0.1:29500") -> Nodes:
         return Nodes(*flags, ranks=4, address="10.77.0.1:29500", model=CHECKPOINTS / "keye-1_5", node0={"namespace": self.spaces[0]},
-                     node1={"namespace": self.spaces[1]})
+                     node1={"namespace": self.spaces[1], "address": seen_by_node_1})
 
     def test_four_ranks_on_two_nodes(self):
         with Server("--dtype", "f32", model=CHECKPOINTS / "keye-1_5") as server:
             whole = texts(answers(server))
         replies = []
         for delayed in (False, True):
-            if delayed and not self.delay(1):
-                break
-            with self.nodes("--dtype", "f32") as nodes:
+            with contextlib.ExitStack() as stack:
+                if delayed:
+                    with self.spaces[0]:
+                        stack.enter_context(Relay("10.77.0.1", range(29600, 29606), to=29500, delay_s=0.001))
+                nodes = stack.enter_context(self.nodes("--dtype", "f32", seen_by_node_1=f"10.77.0.1:{29600 if delayed else 29500}"))
                 nodes.start()
                 with self.spaces[0]:
+                    start = time.monotonic()
                     replies.append(answers(nodes[0]))
+                    if delayed:  # 3 x 12 tokens, each of which crosses at every half of a layer
+                        self.assertGreater(time.monotonic() - start, 36 * 4 * 0.001)
                 with self.spaces[1]:
                     self.assertEqual(nodes[1].get("/health")[0], 200)
                     listening = subprocess.run(["ss", "-tlnH"], capture_output=True, text=True).stdout
@@ -411,7 +443,7 @@ class Namespaces(Case):
                 nodes[0].stop(timeout=60)
                 self.assertEqual(nodes.end(), [0, 0])
         self.assertEqual(texts(replies[0]), whole)
-        self.assertEqual(replies, [replies[0]] * len(replies))
+        self.assertEqual(replies[0], replies[1])
 
     def test_a_link_that_is_cut_in_the_middle_of_a_reply(self):
         with self.nodes() as nodes:
