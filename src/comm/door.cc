@@ -50,6 +50,13 @@ Result<void> greet(Link& link, Clock::time_point until) {
   }
 }
 
+Result<Link> try_to_knock(const Address& address, const LinkContext& context, Clock::time_point until) {
+  KEYE_TRY(Descriptor socket, connect_to(address, kConnectTime));
+  Link link(std::move(socket), context, false);
+  KEYE_TRY_VOID(greet(link, std::min(until, Clock::now() + kGreetingTime)));
+  return link;
+}
+
 }  // namespace
 
 Door::Door(Listener listener, const LinkContext& context, FrameKind expected)
@@ -134,15 +141,12 @@ Result<Words> listen(Link& link, Clock::time_point until) {
 Result<Link> knock(const Address& address, const LinkContext& context, Clock::time_point until) {
   Clock::time_point next_word = Clock::now() + kSayEvery;
   while (true) {
-    auto socket = connect_to(address, kConnectTime);
-    if (socket) {
-      Link link(std::move(socket).value(), context, false);
-      KEYE_TRY_VOID(greet(link, std::min(until, Clock::now() + kGreetingTime)));
-      return link;
-    }
-    if (socket.error().code == ErrorCode::invalid_argument || Clock::now() > until) return socket.error();
+    auto link = try_to_knock(address, context, until);
+    // Who closes the connection without a word is a relay, or one that is just ending.
+    const bool may_come = !link && (link.error().code == ErrorCode::io);
+    if (!may_come || Clock::now() > until) return link;
     if (Clock::now() > next_word) {
-      log(LogLevel::info, "waiting for {}", socket.error().to_string());
+      log(LogLevel::info, "waiting for {}", link.error().to_string());
       next_word = Clock::now() + kSayEvery;
     }
     std::this_thread::sleep_for(kRetryTime);

@@ -53,8 +53,8 @@ struct Words {
   Bytes bytes;
 };
 Result<Words> listen(Link& link, std::chrono::steady_clock::time_point until);
-/// Connects to a rank that may not be there yet, and shows the token. Errors: unavailable (not there by then, or one
-/// that does not have the token), invalid_argument.
+/// Connects to a rank that may not be there yet, and shows the token. Errors: io (not there by then), unavailable
+/// (one that does not have the token), invalid_argument.
 Result<Link> knock(const Address& address, const LinkContext& context, std::chrono::steady_clock::time_point until);
 
 }  // namespace keye::comm

@@ -206,9 +206,13 @@ Result<bool> Link::handshake() {
   const int error = ::SSL_get_error(tls_->ssl, result);
   wants_write_ = error == SSL_ERROR_WANT_WRITE;
   if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) return false;
-  const char* reason = ::ERR_reason_error_string(::ERR_peek_error());
+  const unsigned long code = ::ERR_peek_error();
+  if (code == 0 || ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
+    return make_error(ErrorCode::io, peer(), "has closed the connection");
+  }
+  const char* reason = ::ERR_reason_error_string(code);
   return unavailable(peer(), fmt::format("does not greet as one with the same token ({})",
-                                         reason != nullptr ? reason : "the connection was closed"));
+                                         reason != nullptr ? reason : "for no reason that is known"));
 }
 
 Error Link::tls_error(int result) {
@@ -363,7 +367,7 @@ Result<Descriptor> connect_to(const Address& address, std::chrono::milliseconds 
     }
     reason = std::strerror(failure);
   }
-  return unavailable(address.to_string(), fmt::format("cannot be reached: {}", reason));
+  return make_error(ErrorCode::io, address.to_string(), "cannot be reached: {}", reason);
 }
 
 }  // namespace keye::comm

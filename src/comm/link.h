@@ -59,7 +59,8 @@ class Link {
   Link(Link&&) noexcept;
   Link& operator=(Link&&) noexcept;
 
-  /// True once the other side has shown that it has the key (at once without TLS). Errors: unavailable.
+  /// True once the other side has shown that it has the key (at once without TLS). Errors: unavailable (it has not), io
+  /// (it is gone, without a word).
   Result<bool> handshake();
 
   /// Begins to send a frame; the one before must be sent. `payload` must live until then.
@@ -115,7 +116,7 @@ class Listener {
   Descriptor socket_;
 };
 
-/// Connects, for so long at most. Errors: unavailable, invalid_argument (no such host).
+/// Connects, for so long at most. Errors: io, invalid_argument (no such host).
 Result<Descriptor> connect_to(const Address& address, std::chrono::milliseconds timeout);
 
 }  // namespace keye::comm
