@@ -24,6 +24,7 @@ int cmd_rank(int argc, char** argv) {
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   const std::string_view command = argv[1];
   if (command == "serve") return cmd_serve_rank(argc - 3, argv + 1, channel);
+  if (command == "bench") return cmd_bench_rank(argc - 3, argv + 1, channel);
   return usage_error("rank", "of an unknown command");
 }
 

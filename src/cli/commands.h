@@ -22,5 +22,6 @@ int cmd_bench_serve(int argc, char** argv);
 int cmd_rank(int argc, char** argv);
 /// The commands that it can be a rank of.
 int cmd_serve_rank(int argc, char** argv, int channel);
+int cmd_bench_rank(int argc, char** argv, int channel);
 
 }  // namespace keye::cli

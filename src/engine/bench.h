@@ -12,6 +12,11 @@
 
 namespace keye::engine {
 
+struct BenchLimits {
+  double read_bytes_per_s = 0;  // of memory, all threads
+  double peak_flops = 0;        // multiply-adds of the dtype, all threads; a multiply-add counts as two
+};
+
 struct BenchOptions {
   int prompt = 512;   // tokens before decoding starts, of each sequence
   int generate = 32;  // decode steps
@@ -21,12 +26,8 @@ struct BenchOptions {
   DType dtype = DType::bf16;
   int image_height = 0;  // pixels; 0: no vision measurement
   int image_width = 0;
-  int frames = 1;  // pictures of that size at once
-};
-
-struct BenchLimits {
-  double read_bytes_per_s = 0;  // of memory, all threads
-  double peak_flops = 0;        // multiply-adds of the dtype, all threads; a multiply-add counts as two
+  int frames = 1;                     // pictures of that size at once
+  std::optional<BenchLimits> limits;  // measured before; else they are measured around the work
 };
 
 struct BenchPhase {

@@ -75,6 +75,13 @@ prompt::PromptSpec prompt_spec(const model::ModelConfig& config) {
           .merge = config.vision ? config.vision->merge : 1};
 }
 
+void spread(LoadedModel& loaded, comm::Group& group) {
+  loaded.ranks = group.place().size;
+  group.use_threads(
+      [backend = loaded.backend.get()](int64_t items, const auto& body) { backend->for_each(items, body); });
+  if (group.place().rank == 0) loaded.model = make_leader(std::move(loaded.model), group);
+}
+
 Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
   KEYE_TRY(FolderConfig config, read_folder_config(folder));
   LoadedModel loaded;
@@ -105,10 +112,7 @@ Result<LoadedModel> load(const Path& folder, const LoadOptions& options) {
     return too_small("weights and activations");
   }
   if (options.group != nullptr) {
-    loaded.ranks = options.group->place().size;
-    options.group->use_threads(
-        [backend = loaded.backend.get()](int64_t items, const auto& body) { backend->for_each(items, body); });
-    if (options.group->place().rank == 0) loaded.model = make_leader(std::move(loaded.model), *options.group);
+    spread(loaded, *options.group);
   }
   return loaded;
 }

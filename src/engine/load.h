@@ -48,6 +48,9 @@ Result<Digest> folder_digest(const Path& folder);
 /// the others' are for follow() (engine/parallel_model.h). Errors: as of the parts, each naming its file.
 Result<LoadedModel> load(const Path& folder, const LoadOptions& options);
 
+/// Makes this rank's part one of the group's: load() does so for what it loads.
+void spread(LoadedModel& loaded, comm::Group& group);
+
 /// What a prompt builder must know of this model.
 prompt::PromptSpec prompt_spec(const model::ModelConfig& config);
 

@@ -145,7 +145,8 @@ TEST_P(Ranks, AsOneRankAndTheSameBitsWhateverRunsBeside) {
       EXPECT_LE(largest_gap(logits, of_one_rank), kLogitTolerance);
     }
     for (const int chunk : {64, 7}) {
-      EXPECT_TRUE(same_bits(first, run_batch(spread.loaded(), {{prompts.data(), {chunk}}})[0])) << "chunks of " << chunk;
+      EXPECT_TRUE(same_bits(first, run_batch(spread.loaded(), {{prompts.data(), {chunk}}})[0]))
+          << "chunks of " << chunk;
     }
     const std::vector<Slice> together = {
         {&prompts[1], {1, 63, 2, 16}}, {prompts.data(), {33, 1, 5, 16}}, {&prompts[2], {1, 16}}};
