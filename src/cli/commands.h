@@ -12,6 +12,7 @@ int cmd_detokenize(int argc, char** argv);
 int cmd_render(int argc, char** argv);
 int cmd_preprocess(int argc, char** argv);
 int cmd_video_plan(int argc, char** argv);
+int cmd_plan(int argc, char** argv);
 int cmd_logits(int argc, char** argv);
 int cmd_bench(int argc, char** argv);
 /// `keye bench attention`; argv[0] is "attention".

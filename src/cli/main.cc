@@ -26,6 +26,7 @@ constexpr Command kCommands[] = {
     {"render", "messages to the prompt text of a chat template", cmd_render},
     {"preprocess", "pictures and videos to the vision encoder's input", cmd_preprocess},
     {"video-plan", "what a video will cost: frames, tokens, memory, time", cmd_video_plan},
+    {"plan", "what a model needs of other machines: memory, network, bounds on speed", cmd_plan},
     {"logits", "the logits of every token of a prompt", cmd_logits},
     {"bench", "speed beside the machine's limits; 'bench serve': a server under load", cmd_bench},
 };

@@ -44,17 +44,22 @@ void RankFlags::add(CLI::App& app) {
       ->check(CLI::ExistingFile);
 }
 
-Result<void> RankFlags::check() const {
+Result<void> RankFlags::check_split() const {
   if (tp_size % nodes != 0) {
     return make_error(ErrorCode::invalid_argument, "--tp-size", "{} ranks cannot be spread evenly over --nnodes {}",
                       tp_size, nodes);
   }
+  if (tp_size % ep_size != 0) {
+    return make_error(ErrorCode::invalid_argument, "--ep-size", "should divide --tp-size {}, got {}", tp_size, ep_size);
+  }
+  return {};
+}
+
+Result<void> RankFlags::check() const {
+  KEYE_TRY_VOID(check_split());
   if (node_rank >= nodes) {
     return make_error(ErrorCode::invalid_argument, "--node-rank", "should be below --nnodes {}, got {}", nodes,
                       node_rank);
-  }
-  if (tp_size % ep_size != 0) {
-    return make_error(ErrorCode::invalid_argument, "--ep-size", "should divide --tp-size {}, got {}", tp_size, ep_size);
   }
   if (nodes > 1 && init_address.empty()) {
     return make_error(ErrorCode::invalid_argument, "--dist-init-addr", "--nnodes {} needs it: HOST:PORT of node 0",

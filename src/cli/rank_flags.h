@@ -23,8 +23,10 @@ struct RankFlags {
   void add(CLI::App& app);
   /// What makes sense without other machines: --tp-size and --ep-size alone.
   void add_of_one_node(CLI::App& app);
-  /// Errors: values that contradict each other.
+  /// Errors: values that contradict each other ...
   Result<void> check() const;
+  /// ... of ranks, nodes and groups alone.
+  Result<void> check_split() const;
   bool is_spread() const { return tp_size > 1; }
   /// The secret of all nodes. Errors: invalid_argument (none, or too short), as of reading a file.
   Result<std::string> secret() const;

@@ -4,6 +4,7 @@
 #include "model/decoder.h"
 #include "model/model.h"
 #include "model/vision_encoder.h"
+#include "ops/ref/ref_backend.h"
 
 namespace keye::model {
 namespace {
@@ -79,6 +80,29 @@ struct Unloaded {
     options.step_logits_max = 1;
     model = std::make_unique<KeyeModel>(config, *backend, options);
   }
+};
+
+/// Counts what is asked of it. Nobody writes to much of it, so that the machine need not have it.
+class CountingMemory final : public Memory {
+ public:
+  void* allocate(size_t bytes) override {
+    bytes_ += bytes;
+    return host_memory().allocate(bytes);
+  }
+  void release(void* data, size_t bytes) override { host_memory().release(data, bytes); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+
+class CountingBackend final : public ops::RefBackend {
+ public:
+  explicit CountingBackend(CountingMemory& memory) : memory_(memory) {}
+  Memory& memory() override { return memory_; }
+
+ private:
+  CountingMemory& memory_;
 };
 
 Result<void> check_options(const ModelConfig& config, const ModelOptions& options) {
@@ -157,6 +181,16 @@ Result<void> check_weights(const ModelConfig& config, const Checkpoint& checkpoi
 
 KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options) {
   return Unloaded(config, options).model->kv_spec();
+}
+
+size_t workspace_bytes(const ModelConfig& config, const ModelOptions& options) {
+  CountingMemory memory;
+  CountingBackend backend(memory);
+  const KeyeModel model(config, backend, options);
+  // A group's ranks have room for their own part of the logits, too.
+  const int64_t logits =
+      options.shard.size > 1 ? options.step_logits_max * options.shard.of(config.text.vocab).length() : 0;
+  return memory.bytes() + static_cast<size_t>(logits) * sizeof(float);
 }
 
 size_t weight_bytes(const ModelConfig& config, DType dtype, const Shard& shard) {

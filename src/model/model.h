@@ -126,6 +126,8 @@ KvSpec kv_spec_of(const ModelConfig& config, const ModelOptions& options);
 
 /// Parameters of a model of this shape (all tensors that inference reads).
 int64_t count_parameters(const ModelConfig& config);
+/// Memory for the activations of a step, as the model takes it when it is made.
+size_t workspace_bytes(const ModelConfig& config, const ModelOptions& options);
 /// Memory for them where the model computes in `dtype`.
 size_t weight_bytes(const ModelConfig& config, DType dtype, const Shard& shard = {});
 

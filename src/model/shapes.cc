@@ -83,10 +83,21 @@ ModelConfig keye_671b_layer() {
   return config;
 }
 
+/// All of it, with three dense layers first, behind the family's vision encoder.
+ModelConfig keye_671b() {
+  ModelConfig config = keye_671b_layer();
+  config.architecture = "KeyeVLMoeForConditionalGeneration";
+  config.text.layers = 61;
+  config.text.vocab = 129280;
+  config.text.moe->first_layer = 3;
+  config.vision = keye_vision();
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string_view> shape_names() {
-  return {"qwen3-0.6b", "qwen3-8b", "keye-2.0-30b-a3b", "keye-vision", "keye-671b-layer"};
+  return {"qwen3-0.6b", "qwen3-8b", "keye-2.0-30b-a3b", "keye-vision", "keye-671b-layer", "keye-671b"};
 }
 
 Result<ModelConfig> named_shape(std::string_view name) {
@@ -95,6 +106,7 @@ Result<ModelConfig> named_shape(std::string_view name) {
   if (name == "keye-2.0-30b-a3b") return keye_2_0();
   if (name == "keye-vision") return keye_vision_only();
   if (name == "keye-671b-layer") return keye_671b_layer();
+  if (name == "keye-671b") return keye_671b();
   return make_error(ErrorCode::invalid_argument, "shape", "unknown shape \"{}\"; known are {}", name,
                     fmt::join(shape_names(), ", "));
 }
@@ -110,21 +122,27 @@ StepCost step_cost(const ModelConfig& model, DType dtype) {
   double shared = 0;   // multiply-adds of one token in matrices that every step reads
   double by_head = 0;  // the same, between each head and the latent space
   double routed = 0;   // multiply-adds of one token in its experts
+  double whole = 0;    // of shared: on every rank
   for (int i = 0; i < config.layers; ++i) {
     if (config.latent) {
       const LatentConfig& l = *config.latent;
       shared += (l.query_rank + l.kv_rank + l.rope_dim) * c +
                 config.heads * ((l.plain_dim + l.rope_dim) * static_cast<double>(l.query_rank) + l.value_dim * c);
+      whole += (l.query_rank + l.kv_rank + l.rope_dim) * c;
       by_head += static_cast<double>(config.heads) * l.kv_rank * (l.plain_dim + l.value_dim);
       cost.attention_flops_per_key += 2.0 * config.heads * (2 * l.kv_rank + l.rope_dim);
     } else {
       shared += (q_width + 2 * kv_width) * c + q_width * c;
       cost.attention_flops_per_key += 4 * q_width;
     }
-    if (config.indexer)
-      shared += (config.indexer->heads * (config.indexer->head_dim + 1.0) + config.indexer->head_dim) * c;
+    if (config.indexer) {
+      const double indexer = (config.indexer->heads * (config.indexer->head_dim + 1.0) + config.indexer->head_dim) * c;
+      shared += indexer;
+      whole += indexer;
+    }
     if (config.moe && config.moe->is_moe_layer(i)) {
       shared += config.moe->experts * c + config.moe->shared_experts * 3.0 * config.moe->intermediate * c;
+      whole += config.moe->experts * c;
       routed += config.moe->experts_per_token * 3.0 * config.moe->intermediate * c;
       ++cost.moe_layers;
     } else {
@@ -134,6 +152,8 @@ StepCost step_cost(const ModelConfig& model, DType dtype) {
   const double head = static_cast<double>(config.vocab) * c;
   cost.matmul_flops_per_token = 2 * (shared + by_head + routed);
   cost.head_flops = 2 * head;
+  cost.replicated_flops = 2 * whole;
+  cost.replicated_bytes = whole * stored;
   cost.shared_weight_bytes = shared * stored + (by_head + head) * element;
   if (cost.moe_layers > 0) {
     cost.experts = config.moe->experts;

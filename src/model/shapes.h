@@ -21,6 +21,8 @@ struct StepCost {
   double attention_flops_per_key = 0;  // all layers, for each (token, visible key) pair
   double shared_weight_bytes = 0;      // read in every step, the output head included
   double expert_bytes = 0;             // of one expert in one layer
+  double replicated_bytes = 0;         // of shared_weight_bytes: what every rank reads all of
+  double replicated_flops = 0;         // of matmul_flops_per_token, likewise
   int moe_layers = 0;
   int experts = 0;
   int experts_per_token = 0;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <new>
 #include <utility>
 
@@ -16,10 +17,23 @@ class HostMemory final : public Memory {
     void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) return nullptr;
     if (bytes >= 2 * kHugePage) ::madvise(address, bytes, MADV_HUGEPAGE);
+    held_ += bytes;
     return address;
   }
-  void release(void* data, size_t bytes) override { ::munmap(data, bytes); }
+  void release(void* data, size_t bytes) override {
+    ::munmap(data, bytes);
+    held_ -= bytes;
+  }
+  size_t held() const { return held_; }
+
+ private:
+  std::atomic<size_t> held_{0};
 };
+
+HostMemory& the_host_memory() {
+  static HostMemory memory;
+  return memory;
+}
 
 }  // namespace
 
@@ -59,10 +73,8 @@ View reshape(const View& view, Shape shape) {
   return {view.data, view.dtype, shape};
 }
 
-Memory& host_memory() {
-  static HostMemory memory;
-  return memory;
-}
+Memory& host_memory() { return the_host_memory(); }
+size_t host_memory_bytes() { return the_host_memory().held(); }
 
 Buffer::Buffer(size_t bytes, Memory& memory) : memory_(&memory), size_(bytes) {
   if (bytes == 0) return;

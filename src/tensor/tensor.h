@@ -19,6 +19,8 @@ class Memory {
 /// Page-aligned anonymous memory of the host, resident only where touched, huge pages for large ones: what buffers use
 /// that do not name another.
 Memory& host_memory();
+/// What is allocated of it now.
+size_t host_memory_bytes();
 
 /// Bytes, zero at first. Move-only. Throws std::bad_alloc where the memory has no room left.
 class Buffer {
