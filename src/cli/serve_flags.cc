@@ -178,6 +178,10 @@ void add_media_flags(CLI::App& app, ServeFlags& f) {
                  "videos that are decoded at the same time, each in its own process")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
+  app.add_option("--video-cache-mib", f.video_cache_mib,
+                 "frames of prepared videos that are kept for follow-up questions; 0: none")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   app.add_flag("--adaptive-video-tokens", f.adaptive_video,
                "Keye-VL-2.0: videos under 34 minutes have smaller budgets of tokens");
   app.add_flag("--unsandboxed-video", f.unsandboxed_video, "decode videos even where the system has no seccomp");
@@ -301,6 +305,7 @@ engine::ChatClientOptions ServeFlags::chat_options() const {
   options.video.workers_max = video_workers;
   options.video.allow_unsandboxed = unsandboxed_video;
   options.adaptive_video_budget = adaptive_video;
+  options.video_cache_bytes = static_cast<size_t>(video_cache_mib) << 20;
   options.preparing_threads = media_calls;
   options.preparing_max = max_queued + max_running;
   return options;
@@ -319,6 +324,7 @@ OrderedJson ServeFlags::shown() const {
   json["chunked_prefill_size"] = chunked_prefill;
   json["disable_radix_cache"] = disable_radix_cache;
   json["vision_cache_mib"] = vision_cache_mib;
+  json["video_cache_mib"] = video_cache_mib;
   json["allowed_local_media_path"] = media_path.empty() ? OrderedJson() : OrderedJson(media_path);
   json["allowed_media_domains"] = media_domains;
   json["request_timeout"] = request_timeout_s;

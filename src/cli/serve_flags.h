@@ -40,6 +40,7 @@ struct ServeFlags {
   int64_t max_total_tokens = 0, context_length = 0;
   int max_running = 64, max_queued = 1024, chunked_prefill = 512;
   int vision_cache_mib = 512;
+  int video_cache_mib = 512;
 
   std::vector<std::string> api_keys;
   std::string api_key_file, admin_key;

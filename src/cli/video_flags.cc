@@ -87,6 +87,8 @@ prompt::MediaAccess command_access(media::VideoDecoder& decoder, const VideoFlag
   return {.policy = {.any_path = true},
           .decoder = &decoder,
           .adaptive_budget = flags.adaptive,
+          .video_cache = nullptr,
+          .cache_salt = {},
           .stop = std::move(stop),
           .progress = generate_progress(),
           .ready = {}};

@@ -168,6 +168,8 @@ Result<prompt::Prompt> ChatClient::Call::build() {
         .decoder = &client_.decoder_,
         .clip_bytes_max = client_.options_.video.limits.bytes_max,
         .adaptive_budget = client_.options_.adaptive_video_budget,
+        .video_cache = &client_.videos_,
+        .cache_salt = request_.request.cache_salt,
         .stop = stop_.get_token(),
         .progress =
             [this](std::string_view part, int64_t done, int64_t total) {
@@ -243,10 +245,16 @@ ChatClient::ChatClient(Engine& engine, const ChatClientOptions& options)
       options_(options),
       reply_style_(style_of(engine.config())),
       decoder_(options.video),
+      videos_(options.video_cache_bytes),
       pool_(options.preparing_threads, "keye-prepare"),
       text_pool_(options.text_threads, "keye-text") {}
 
 ChatClient::~ChatClient() { stopping_.request_stop(); }
+
+void ChatClient::flush_cache() {
+  videos_.clear();
+  engine_.flush_cache();
+}
 
 Result<std::shared_ptr<ChatCall>> ChatClient::start(ChatRequest request, std::shared_ptr<ChatListener> listener) {
   if (preparing_.load() >= options_.preparing_max) {

@@ -15,6 +15,7 @@
 #include "media/video.h"
 #include "prompt/prompt_builder.h"
 #include "prompt/reply_parser.h"
+#include "prompt/video_cache.h"
 
 namespace keye::engine {
 
@@ -73,10 +74,17 @@ struct ChatClientOptions {
   int list_frames_max = 4096;                    // of a video that is a list of pictures
   media::VideoOptions video;                     // how clips are decoded
   bool adaptive_video_budget = false;            // Keye-VL-2.0: shorter clips have smaller budgets of tokens
+  size_t video_cache_bytes = size_t{512} << 20;  // of prepared videos that are kept; 0: none is
   int preparing_threads = 8;                     // requests with pictures that are prepared at the same time
   int text_threads = 2;                          // and those without, which wait for nobody's server
   int preparing_max = 256;                       // and those that wait for it; more are refused
   int64_t picture_bytes_max = int64_t{4} << 30;  // prepared pictures of all calls that are not over; more are refused
+};
+
+/// What is there now, and counters since the start.
+struct ChatClientStats {
+  int preparing = 0;  // requests
+  prompt::VideoCache::Stats videos;
 };
 
 class ChatClient {
@@ -89,8 +97,9 @@ class ChatClient {
   Engine& engine() { return engine_; }
   /// Errors: overloaded, unavailable; all others come to the listener.
   Result<std::shared_ptr<ChatCall>> start(ChatRequest request, std::shared_ptr<ChatListener> listener);
-  /// Requests that are being prepared.
-  int preparing() const { return preparing_.load(); }
+  /// Forgets all that is kept for later requests, by the engine too.
+  void flush_cache();
+  ChatClientStats stats() const { return {.preparing = preparing_.load(), .videos = videos_.stats()}; }
   /// Splits what a model of this kind says.
   prompt::ReplyStyle reply_style() const { return reply_style_; }
 
@@ -104,6 +113,7 @@ class ChatClient {
   std::shared_ptr<std::atomic<int64_t>> picture_bytes_ = std::make_shared<std::atomic<int64_t>>(0);  // calls outlive us
   std::stop_source stopping_;
   media::VideoDecoder decoder_;
+  prompt::VideoCache videos_;
   TaskPool pool_;
   TaskPool text_pool_;
 };

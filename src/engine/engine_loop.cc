@@ -257,7 +257,7 @@ void EngineLoop::finish_vision() {
     loaded_.backend->copy(features->view().data, rows_of_it.data, rows_of_it.bytes());
     done += picture.item.tokens;
     ++stats_.pictures_encoded;
-    vision_cache_.add(picture.key, features);
+    vision_cache_.add(picture.key, features, features->view().bytes());
     if (job.sequence) {
       active(*job.sequence).features[picture.place] = features;
       scheduler_.picture_ready({*job.sequence, picture.place});

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/descriptor.h"
+#include "base/hash.h"
 #include "media/frame_source.h"
 
 namespace keye::media {
@@ -53,11 +54,15 @@ class Clip {
 
   int descriptor() const { return file_.descriptor.get(); }
   int64_t bytes() const { return file_.bytes; }
+  /// Names its bytes, all of which are read. Of a file it also says when that was written to last, so that what was
+  /// read from one that changed meanwhile is never taken for what the digest was made of. Errors: io, cancelled.
+  Result<Digest> digest(const std::stop_token& stop) const;
 
  private:
-  explicit Clip(OpenFile file) : file_(std::move(file)) {}
+  Clip(OpenFile file, bool is_sealed) : file_(std::move(file)), is_sealed_(is_sealed) {}
 
   OpenFile file_;
+  bool is_sealed_;  // nobody can write to it
 };
 
 /// Opens clips. One for a server or a command; any thread may use it.

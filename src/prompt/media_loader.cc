@@ -33,6 +33,61 @@ Error at_source(const std::string& where, const std::string& source, const Error
   return refuse(where, file + error.to_string(), error.code);
 }
 
+/// A clip, or the encoded pictures of a list.
+using FetchedVideo = std::variant<media::Clip, std::vector<std::string>>;
+
+Result<FetchedVideo> fetch_list(const VideoReference& video, const MediaAccess& access) {
+  if (static_cast<int>(video.sources.size()) > access.list_frames_max) {
+    return make_error(ErrorCode::too_large, "video", "it is a list of {} pictures, at most {} are taken",
+                      video.sources.size(), access.list_frames_max);
+  }
+  std::vector<std::string> encoded;
+  auto fetched = media::fetch_media(video.sources, access.policy, access.limits, access.stop);
+  for (size_t i = 0; i < fetched.size(); ++i) {
+    if (!fetched[i]) {
+      const Error& error = fetched[i].error();
+      return make_error(error.code, fmt::format("frame {}", i), "{}", error.to_string());
+    }
+    encoded.push_back(std::move(fetched[i]).value());
+  }
+  return FetchedVideo(std::move(encoded));
+}
+
+Result<OpenVideo> open_list(std::vector<std::string> encoded, const VideoKwargs& kwargs, const VideoRules& rules,
+                            const MediaAccess& access) {
+  const PictureFrameSize size{.factor = kwargs.factor.value_or(rules.factor),
+                              .min_pixels = static_cast<double>(kwargs.min_pixels.value_or(rules.limits.min_pixels)),
+                              .max_pixels = static_cast<double>(kwargs.max_pixels.value_or(rules.limits.max_pixels))};
+  KEYE_TRY(PictureFrames frames, PictureFrames::open(std::move(encoded), size, access.limits));
+  return OpenVideo{std::make_unique<PictureFrames>(std::move(frames)), true};
+}
+
+Result<FetchedVideo> fetch_video(const VideoReference& video, const MediaAccess& access) {
+  if (video.is_list) return fetch_list(video, access);
+  if (access.decoder == nullptr) {
+    return make_error(ErrorCode::unsupported, "", "clips are not decoded here; send the frames as a list of pictures");
+  }
+  KEYE_TRY(media::Clip clip, media::fetch_clip(video.sources[0], access.policy, access.clip_bytes_max, access.stop));
+  return FetchedVideo(std::move(clip));
+}
+
+Result<OpenVideo> open_fetched(FetchedVideo fetched, const VideoKwargs& kwargs, const VideoRules& rules,
+                               const MediaAccess& access) {
+  if (auto* encoded = std::get_if<std::vector<std::string>>(&fetched)) {
+    return open_list(std::move(*encoded), kwargs, rules, access);
+  }
+  KEYE_TRY(auto source, access.decoder->open(std::get<media::Clip>(std::move(fetched)), access.stop));
+  return OpenVideo{std::move(source), false};
+}
+
+/// Names what a video is made from.
+Result<Digest> source_digest(const FetchedVideo& fetched, const std::stop_token& stop) {
+  if (const auto* clip = std::get_if<media::Clip>(&fetched)) return clip->digest(stop);
+  Sha256 hash;
+  for (const std::string& picture : std::get<std::vector<std::string>>(fetched)) hash.add_text(picture);
+  return hash.finish();
+}
+
 /// Loads the media of one prompt, one after the other.
 class Loader {
  public:
@@ -45,7 +100,7 @@ class Loader {
   Result<void> fetch_pictures(const std::vector<MediaReference>& references);
   Result<MediaBlock> load(const PictureReference& picture);
   Result<MediaBlock> load(const VideoReference& video);
-  Result<PreparedVideo> prepare(const VideoReference& video) const;
+  Result<VideoCache::Shared> prepare(const VideoReference& video) const;
   VideoProcessor processor() const;
   VideoWatch watch() const;
 
@@ -113,10 +168,27 @@ VideoProcessor Loader::processor() const {
   return {processors_.images, rules};
 }
 
-Result<PreparedVideo> Loader::prepare(const VideoReference& video) const {
+Result<VideoCache::Shared> Loader::prepare(const VideoReference& video) const {
   const VideoProcessor with = processor();
-  KEYE_TRY(const OpenVideo opened, open_video(video, with.rules(), access_));
-  return with.prepare(*opened.source, video.kwargs, opened.is_list, watch());
+  KEYE_TRY(FetchedVideo fetched, fetch_video(video, access_));
+  const auto read = [&]() -> Result<PreparedVideo> {
+    KEYE_TRY(const OpenVideo opened, open_fetched(std::move(fetched), video.kwargs, with.rules(), access_));
+    return with.prepare(*opened.source, video.kwargs, opened.is_list, watch());
+  };
+  VideoCache* cache = access_.video_cache;
+  if (cache == nullptr) {
+    KEYE_TRY(PreparedVideo prepared, read());
+    return std::make_shared<const PreparedVideo>(std::move(prepared));
+  }
+  Digest key;
+  if (!cache->is_off()) {
+    KEYE_TRY(const Digest source, source_digest(fetched, access_.stop));
+    key = video_key(source, video.is_list, with.rules(), video.kwargs, access_.cache_salt);
+  }
+  KEYE_TRY(auto prepared, cache->get(key, access_.stop, read));
+  KEYE_TRY_VOID(check_tokens(prepared->frames.size(), prepared->tokens(),
+                             tokens_left_));  // it may have been prepared for a prompt with more room
+  return prepared;
 }
 
 Result<MediaBlock> Loader::load(const VideoReference& video) {
@@ -130,29 +202,7 @@ Result<MediaBlock> Loader::load(const VideoReference& video) {
     if (!video.is_list) return at_source(video.where, video.sources[0], error);
     return refuse(video.where, error.to_string(), error.code);
   }
-  return MediaBlock{.is_video = true, .items = std::move(prepared->frames), .marks = std::move(prepared->marks)};
-}
-
-Result<OpenVideo> open_list(const VideoReference& video, const VideoRules& rules, const MediaAccess& access) {
-  if (static_cast<int>(video.sources.size()) > access.list_frames_max) {
-    return make_error(ErrorCode::too_large, "video", "it is a list of {} pictures, at most {} are taken",
-                      video.sources.size(), access.list_frames_max);
-  }
-  std::vector<std::string> encoded;
-  auto fetched = media::fetch_media(video.sources, access.policy, access.limits, access.stop);
-  for (size_t i = 0; i < fetched.size(); ++i) {
-    if (!fetched[i]) {
-      const Error& error = fetched[i].error();
-      return make_error(error.code, fmt::format("frame {}", i), "{}", error.to_string());
-    }
-    encoded.push_back(std::move(fetched[i]).value());
-  }
-  const PictureFrameSize size{
-      .factor = video.kwargs.factor.value_or(rules.factor),
-      .min_pixels = static_cast<double>(video.kwargs.min_pixels.value_or(rules.limits.min_pixels)),
-      .max_pixels = static_cast<double>(video.kwargs.max_pixels.value_or(rules.limits.max_pixels))};
-  KEYE_TRY(PictureFrames frames, PictureFrames::open(std::move(encoded), size, access.limits));
-  return OpenVideo{std::make_unique<PictureFrames>(std::move(frames)), true};
+  return MediaBlock{.is_video = true, .items = (*prepared)->frames, .marks = (*prepared)->marks};
 }
 
 }  // namespace
@@ -184,13 +234,8 @@ Result<std::vector<MediaReference>> find_media(const text::Value& messages) {
 }
 
 Result<OpenVideo> open_video(const VideoReference& video, const VideoRules& rules, const MediaAccess& access) {
-  if (video.is_list) return open_list(video, rules, access);
-  if (access.decoder == nullptr) {
-    return make_error(ErrorCode::unsupported, "", "clips are not decoded here; send the frames as a list of pictures");
-  }
-  KEYE_TRY(media::Clip clip, media::fetch_clip(video.sources[0], access.policy, access.clip_bytes_max, access.stop));
-  KEYE_TRY(auto source, access.decoder->open(std::move(clip), access.stop));
-  return OpenVideo{std::move(source), false};
+  KEYE_TRY(FetchedVideo fetched, fetch_video(video, access));
+  return open_fetched(std::move(fetched), video.kwargs, rules, access);
 }
 
 Result<std::vector<MediaBlock>> load_media(const std::vector<MediaReference>& references,

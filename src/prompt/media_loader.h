@@ -13,6 +13,7 @@
 #include "media/image.h"
 #include "media/video.h"
 #include "prompt/pictures.h"
+#include "prompt/video_cache.h"
 #include "prompt/video_parts.h"
 #include "prompt/videos.h"
 
@@ -28,7 +29,9 @@ struct MediaAccess {
   int64_t tokens_max = std::numeric_limits<int64_t>::max();  // that they may need together
   media::VideoDecoder* decoder = nullptr;                    // of clips; without one, videos are lists of pictures
   int64_t clip_bytes_max = int64_t{4} << 30;
-  bool adaptive_budget = false;  // VideoRules::adaptive
+  bool adaptive_budget = false;       // VideoRules::adaptive
+  VideoCache* video_cache = nullptr;  // of videos that were prepared before; null: there is none
+  std::string cache_salt;             // only prompts with the same one share videos
   std::stop_token stop;
   /// Part ("video") and progress of what takes long.
   std::function<void(std::string_view part, int64_t done, int64_t total)> progress;

@@ -23,6 +23,14 @@ int64_t PreparedVideo::tokens() const {
                          [](int64_t sum, const VisionItem& frame) { return sum + frame.tokens; });
 }
 
+Result<void> check_tokens(size_t frames, int64_t needed, int64_t left) {
+  if (needed <= left) return {};
+  return make_error(ErrorCode::too_large, "video",
+                    "its {} frames need {} tokens, and {} are left: lower fps, max_frames, max_pixels or "
+                    "video_total_pixels",
+                    frames, needed, left);
+}
+
 VideoRules VideoProcessor::rules_of(VideoPolicy policy, const ImageProcessorConfig& config) {
   VideoRules rules{.policy = policy, .limits = frame_limits(policy), .factor = config.factor()};
   const int64_t area = int64_t{config.factor()} * config.factor();
@@ -125,11 +133,7 @@ Result<void> VideoProcessor::Work::choose_sizes() {
                       "its frames would be resized to {} x {} pixels, over the limit of {}", size.width, size.height,
                       ImageProcessor::kPixelsMax);
   }
-  if (needed <= watch_.tokens_max) return {};
-  return make_error(ErrorCode::too_large, "video",
-                    "its {} frames need {} tokens, and {} are left: lower fps, max_frames, max_pixels or "
-                    "video_total_pixels",
-                    count(), needed, watch_.tokens_max);
+  return check_tokens(video_.choice.indices.size(), needed, watch_.tokens_max);
 }
 
 Result<void> VideoProcessor::Work::take(size_t place, const media::Image& frame) {

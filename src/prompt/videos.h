@@ -39,6 +39,9 @@ struct VideoWatch {
   std::function<void(std::span<const VisionItem> frames)> ready;
 };
 
+/// Errors: too_large (more tokens are needed than are left), saying what to lower.
+Result<void> check_tokens(size_t frames, int64_t needed, int64_t left);
+
 class VideoProcessor {
  public:
   /// Must not outlive `images`.

@@ -157,7 +157,7 @@ TEST_F(ApiReplyTest, AClientThatLeavesFreesTheEngine) {
   exchange->close();
   EXPECT_EQ(open_.abort_all(), 0);
   wait_until_idle();
-  EXPECT_NE(metrics_.text({}, {}, 0).find(R"(keye_request_errors_total{model_name="nano",kind="disconnected"} 1)"),
+  EXPECT_NE(metrics_.text({}, {}, {}).find(R"(keye_request_errors_total{model_name="nano",kind="disconnected"} 1)"),
             std::string::npos);
   exchange->drop_posted();
 }

@@ -100,17 +100,19 @@ void Metrics::count_response(std::string_view path, int status) {
   impl_->responses.Add({{"path", std::string(path)}, {"status", std::to_string(status)}}).Increment();
 }
 
-std::string Metrics::text(const engine::EngineStats& engine, const HttpStats& http, int preparing) {
+std::string Metrics::text(const engine::EngineStats& engine, const HttpStats& http,
+                          const engine::ChatClientStats& chats) {
   {
     const std::lock_guard lock(impl_->mutex);
     const auto number = [](auto value) { return static_cast<double>(value); };
     impl_->set("keye_num_running_reqs", "Replies that are being computed.", number(engine.running));
     impl_->set("keye_num_queue_reqs", "Replies that wait for their turn.", number(engine.waiting));
-    impl_->set("keye_num_preparing_reqs", "Requests whose prompts are being prepared.", number(preparing));
+    impl_->set("keye_num_preparing_reqs", "Requests whose prompts are being prepared.", number(chats.preparing));
     impl_->set("keye_kv_pages", "Pages of the KV cache.", number(engine.pages_total));
     impl_->set("keye_kv_pages_used", "Pages that running replies hold.", number(engine.pages_used));
     impl_->set("keye_kv_pages_kept", "Pages kept for later requests.", number(engine.pages_kept));
     impl_->set("keye_vision_cache_bytes", "Features of pictures kept.", number(engine.vision_cache_bytes));
+    impl_->set("keye_video_cache_bytes", "Prepared videos kept.", number(chats.videos.bytes));
     impl_->set("keye_connections", "Open connections.", number(http.connections));
     impl_->set("keye_seconds_since_step", "Since the engine's loop last turned.", engine.seconds_since_step);
     impl_->total("keye_engine_steps_total", "Steps of the decoder.", number(engine.steps));
@@ -123,6 +125,8 @@ std::string Metrics::text(const engine::EngineStats& engine, const HttpStats& ht
     impl_->total("keye_preemptions_total", "Replies that gave up their pages for others.", number(engine.preemptions));
     impl_->total("keye_pictures_encoded_total", "Pictures encoded.", number(engine.pictures_encoded));
     impl_->total("keye_pictures_found_total", "Pictures whose features were kept.", number(engine.pictures_found));
+    impl_->total("keye_videos_prepared_total", "Videos decoded and resized.", number(chats.videos.prepared));
+    impl_->total("keye_videos_found_total", "Videos that did not have to be decoded.", number(chats.videos.found));
     impl_->total("keye_connections_accepted_total", "Connections accepted.", number(http.accepted));
     impl_->total("keye_connections_refused_total", "Connections over the limit.", number(http.refused));
   }

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "engine/engine.h"
+#include "engine/chat_client.h"
 #include "server/http_server.h"
 
 namespace keye::server {
@@ -36,7 +36,7 @@ class Metrics {
   void count_response(std::string_view path, int status);
 
   /// All of it in Prometheus' text format, with the engine's and the connections' numbers of now.
-  std::string text(const engine::EngineStats& engine, const HttpStats& http, int preparing);
+  std::string text(const engine::EngineStats& engine, const HttpStats& http, const engine::ChatClientStats& chats);
 
  private:
   struct Impl;

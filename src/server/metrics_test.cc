@@ -47,7 +47,10 @@ TEST(Metrics, ShowsWhatItWasTold) {
   engine.pictures_found = 2;
   HttpStats http;
   http.connections = 5;
-  const auto values = values_of(metrics.text(engine, http, 6));
+  engine::ChatClientStats chats;
+  chats.preparing = 6;
+  chats.videos = {.prepared = 3, .found = 8, .bytes = 1000};
+  const auto values = values_of(metrics.text(engine, http, chats));
   const std::string model = "{model_name=\"keye-nano\"}";
   EXPECT_EQ(values.at("keye_time_to_first_token_seconds_count" + model), 1);
   EXPECT_EQ(values.at("keye_time_to_first_token_seconds_sum" + model), 0.3);
@@ -72,6 +75,9 @@ TEST(Metrics, ShowsWhatItWasTold) {
   EXPECT_EQ(values.at("keye_engine_steps_total" + model), 12);
   EXPECT_EQ(values.at("keye_engine_steps_abandoned_total" + model), 2);
   EXPECT_EQ(values.at("keye_pictures_found_total" + model), 2);
+  EXPECT_EQ(values.at("keye_videos_prepared_total" + model), 3);
+  EXPECT_EQ(values.at("keye_videos_found_total" + model), 8);
+  EXPECT_EQ(values.at("keye_video_cache_bytes" + model), 1000);
 }
 
 TEST(Metrics, CountersOfTheEngineOnlyRise) {
@@ -79,7 +85,7 @@ TEST(Metrics, CountersOfTheEngineOnlyRise) {
   engine::EngineStats engine;
   const auto steps = [&](uint64_t now) {
     engine.steps = now;
-    return values_of(metrics.text(engine, {}, 0)).at("keye_engine_steps_total{model_name=\"m\"}");
+    return values_of(metrics.text(engine, {}, {})).at("keye_engine_steps_total{model_name=\"m\"}");
   };
   EXPECT_EQ(steps(5), 5);
   EXPECT_EQ(steps(8), 8);
@@ -89,7 +95,7 @@ TEST(Metrics, CountersOfTheEngineOnlyRise) {
 TEST(Metrics, AModelsNameCannotBreakTheText) {
   Metrics metrics("a\"b\\c\nd");
   metrics.count_error("x");
-  const std::string text = metrics.text({}, {}, 0);
+  const std::string text = metrics.text({}, {}, {});
   EXPECT_NE(text.find(R"(model_name="a\"b\\c\nd")"), std::string::npos);
   values_of(text);
 }

@@ -217,7 +217,7 @@ void Server::add_tool_routes() {
                  const engine::EngineStats stats = engine_ ? engine_->stats() : engine::EngineStats{};
                  exchange->respond({.status = 200,
                                     .headers = {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
-                                    .body = metrics_.text(stats, http_->stats(), chats_ ? chats_->preparing() : 0)});
+                                    .body = metrics_.text(stats, http_->stats(), chats_ ? chats_->stats() : engine::ChatClientStats{})});
                }});
   router_.add({"GET", "/openapi.json", Access::key,
                [this](auto exchange) { exchange->respond(json_response(openapi_document(router_.routes()))); }});
@@ -226,7 +226,7 @@ void Server::add_tool_routes() {
 void Server::add_admin_routes() {
   router_.add({"GET|POST", "/flush_cache", Access::admin, [this](auto exchange) {
                  if (!is_ready(*exchange)) return;
-                 engine_->flush_cache();
+                 chats_->flush_cache();
                  exchange->respond({.status = 200,
                                     .headers = {{"Content-Type", "text/plain; charset=utf-8"}},
                                     .body = "Cache flushed.\n"});

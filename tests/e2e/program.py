@@ -18,6 +18,7 @@ GOLDEN = ROOT / "tests/golden"
 CHECKPOINTS = GOLDEN / "checkpoints"
 NANO = ROOT / "models/keye-nano"
 PROGRAM = os.environ.get("KEYE_PROGRAM", str(ROOT / "build/release/keye"))
+CLIP_TOOL = os.environ.get("KEYE_CLIP_TOOL", str(ROOT / "build/release/src/media/clip_tool"))
 
 
 @dataclass
@@ -132,6 +133,12 @@ def golden_messages(kind: str, name: str) -> list:
 
 def data_uri(path: Path, kind: str = "image/png") -> str:
     return f"data:{kind};base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+def make_clip(path: Path, **recipe) -> Path:
+    """An encoded clip, by the names of src/media/clip_testing.h."""
+    subprocess.run([CLIP_TOOL, "make", path, *(f"{name}={value}" for name, value in recipe.items())], check=True, timeout=300)
+    return path
 
 
 def user(text: str) -> list:

@@ -162,7 +162,7 @@ class Invariance(unittest.TestCase):
         for flags in (
             ["--threads", 1, "--chunked-prefill-size", PAGE],
             ["--threads", 2, "--chunked-prefill-size", 7, "--max-running-requests", 5],
-            ["--chunked-prefill-size", 2048, "--disable-radix-cache", "--vision-cache-mib", 0],
+            ["--chunked-prefill-size", 2048, "--disable-radix-cache", "--vision-cache-mib", 0, "--video-cache-mib", 0],
         ):
             with self.subTest(flags=flags), Server(*flags) as server:
                 self.assert_same(self.all_at_once(server), str(flags))

@@ -4,12 +4,15 @@ import array
 import base64
 import json
 import re
+import tempfile
 import threading
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
-from program import CHECKPOINTS, GOLDEN, NANO, Case, data_uri, read_tensors
+from program import CHECKPOINTS, GOLDEN, NANO, Case, data_uri, make_clip, read_tensors
 from serving import Server
 
 CLIPS = {name: GOLDEN / f"nano/clips/{name}_h264.mp4" for name in ("right", "up")}
@@ -202,6 +205,93 @@ class Served(unittest.TestCase):
         status, reply = replies[0]
         self.assertTrue(status == 499 or reply["choices"][0]["finish_reason"] == "abort", reply)
         self.assertEqual(self.said({"type": "video_url", "video_url": {"url": clip_uri("up")}}), ANSWERS["up"])
+
+
+class Kept(unittest.TestCase):
+    """What is kept of a clip: of the questions about it only the first decodes it."""
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(prefix="keye-e2e-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = Path(folder.name)
+        cls.server = Server("--allowed-local-media-path", cls.folder)
+        cls.addClassCleanup(cls.server.stop)
+
+    def setUp(self):
+        self.server.post_ok("/flush_cache", {})
+        self.before = self.server.metrics()
+
+    def since(self, *names) -> list[float]:
+        """How much these counters have risen in this test."""
+        now = self.server.metrics()
+        return [now[f"keye_{name}_total"] - self.before[f"keye_{name}_total"] for name in names]
+
+    def videos(self) -> list[float]:
+        """Prepared, and found."""
+        return self.since("videos_prepared", "videos_found")
+
+    def ask(self, messages, **fields) -> dict:
+        return self.server.chat(messages, temperature=0, max_tokens=8, **fields)
+
+    def test_a_follow_up_question_on_ten_minutes(self):
+        clip = make_clip(self.folder / "long.mp4", width=64, height=64, fps=2, frames=1200, gop=24, preset="ultrafast", crf=40)
+        asked = message({"type": "video_url", "video_url": {"url": data_uri(clip, "video/mp4")}}, text="Describe this video.")
+        first = self.ask(asked)
+        self.assertEqual(self.since("videos_prepared", "videos_found", "pictures_encoded"), [1, 0, 1200])
+        tokens = first["usage"]["prompt_tokens"]
+        self.assertGreater(tokens, 1200 * 5)
+        turns = asked + [{"role": "assistant", "content": first["choices"][0]["message"]["content"]},
+                         {"role": "user", "content": QUESTION}]
+        self.before = self.server.metrics()
+        second = self.ask(turns)
+        cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+        # All whole pages (of 64 tokens) of the first turn.
+        self.assertGreaterEqual(cached, tokens // 64 * 64)
+        self.assertEqual(self.since("videos_prepared", "videos_found", "pictures_encoded", "engine_prompt_tokens"),
+                         [0, 1, 0, second["usage"]["prompt_tokens"] - cached])
+        # The answer is that of a server which has forgotten everything.
+        self.server.post_ok("/flush_cache", {})
+        cold = self.ask(turns)
+        self.assertEqual(cold["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0), 0)
+        self.assertEqual(self.videos(), [1, 1])
+        self.assertEqual(cold["choices"][0]["message"], second["choices"][0]["message"])
+
+    def test_what_else_is_the_same_video(self):
+        clip = make_clip(self.folder / "short.mp4", width=64, height=64, frames=50)
+        sent = {"type": "video_url", "video_url": {"url": data_uri(clip, "video/mp4")}}
+        named = {"type": "video_url", "video_url": {"url": clip.as_uri()}}
+        frames = {"type": "video", "video": [data_uri(frame) for frame in LISTS["up"]], "fps": 2.0}
+        for part in (sent, named, frames):
+            for counts in ([1, 0], [1, 1]):
+                self.ask(message(part))
+                self.assertEqual(self.videos(), counts)
+            self.before = self.server.metrics()
+        self.ask(message(sent, sent))
+        self.assertEqual(self.videos(), [0, 2])
+        self.ask(message({**sent, "fps": 1.0}))
+        self.assertEqual(self.videos(), [1, 2])
+        self.ask(message(sent), cache_salt="mine")  # nobody learns from the clock what others have shown
+        self.assertEqual(self.videos(), [2, 2])
+        # The same name, other bytes.
+        make_clip(clip, width=64, height=64, frames=75)
+        self.ask(message(named))
+        self.assertEqual(self.videos(), [3, 2])
+
+    def test_one_decodes_for_all_who_ask_at_the_same_time(self):
+        part = {"type": "video_url", "video_url": {"url": clip_uri("up")}}
+        with ThreadPoolExecutor(6) as pool:
+            replies = list(pool.map(lambda _: self.ask(message(part)), range(6)))
+        self.assertEqual({reply["choices"][0]["message"]["content"] for reply in replies}, {ANSWERS["up"]})
+        self.assertEqual(self.videos(), [1, 5])
+
+    def test_it_can_be_turned_off(self):
+        part = {"type": "video_url", "video_url": {"url": clip_uri("up")}}
+        with Server("--video-cache-mib", 0) as server:
+            for _ in range(2):
+                self.assertEqual(server.chat(message(part), temperature=0)["choices"][0]["message"]["content"], ANSWERS["up"])
+            now = server.metrics()
+        self.assertEqual((now["keye_videos_prepared_total"], now["keye_videos_found_total"], now["keye_video_cache_bytes"]), (2, 0, 0))
 
 
 if __name__ == "__main__":
