@@ -524,7 +524,8 @@ void Decoder::mixture(const Layer& layer, int index, int64_t n) {
   int64_t pairs = n * moe.experts_per_token;
   const View offsets = work_.group_offsets.view();
   ops::moe_group(backend_, {experts, take(work_.group_rows, pairs), offsets, places,
-                            static_cast<int>(expert_share(full_, shard_).experts.begin)});
+                            static_cast<int>(expert_share(full_, shard_).experts.begin),
+                            shard_.expert_groups > 1 ? moe.experts : 0});
   if (shard_.expert_groups > 1) pairs = offsets.as<int32_t>()[offsets.elements() - 1];  // of experts that are here
   const View token_rows = take(work_.group_rows, pairs);
   const View inner = take(work_.expert_inner, pairs);

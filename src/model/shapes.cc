@@ -117,10 +117,12 @@ StepCost step_cost(const ModelConfig& model, DType dtype) {
   const double q_width = static_cast<double>(config.heads) * config.head_dim;
   const double kv_width = static_cast<double>(config.kv_heads) * config.head_dim;
   const auto element = static_cast<double>(dtype_bytes(dtype));
-  const double stored = model.quantisation ? 1 : element;  // of the layers' matrices, those by head excepted
+  const double stored =
+      model.quantisation ? 1 : element;  // of the layers' matrices, those into the latent space excepted
   StepCost cost;
   double shared = 0;   // multiply-adds of one token in matrices that every step reads
-  double by_head = 0;  // the same, between each head and the latent space
+  double by_head = 0;  // the same, between each head and the latent space: from its query ...
+  double values = 0;   // ... and into its values
   double routed = 0;   // multiply-adds of one token in its experts
   double whole = 0;    // of shared: on every rank
   for (int i = 0; i < config.layers; ++i) {
@@ -129,7 +131,8 @@ StepCost step_cost(const ModelConfig& model, DType dtype) {
       shared += (l.query_rank + l.kv_rank + l.rope_dim) * c +
                 config.heads * ((l.plain_dim + l.rope_dim) * static_cast<double>(l.query_rank) + l.value_dim * c);
       whole += (l.query_rank + l.kv_rank + l.rope_dim) * c;
-      by_head += static_cast<double>(config.heads) * l.kv_rank * (l.plain_dim + l.value_dim);
+      by_head += static_cast<double>(config.heads) * l.kv_rank * l.plain_dim;
+      values += static_cast<double>(config.heads) * l.kv_rank * l.value_dim;
       cost.attention_flops_per_key += 2.0 * config.heads * (2 * l.kv_rank + l.rope_dim);
     } else {
       shared += (q_width + 2 * kv_width) * c + q_width * c;
@@ -150,11 +153,11 @@ StepCost step_cost(const ModelConfig& model, DType dtype) {
     }
   }
   const double head = static_cast<double>(config.vocab) * c;
-  cost.matmul_flops_per_token = 2 * (shared + by_head + routed);
+  cost.matmul_flops_per_token = 2 * (shared + by_head + values + routed);
   cost.head_flops = 2 * head;
   cost.replicated_flops = 2 * whole;
   cost.replicated_bytes = whole * stored;
-  cost.shared_weight_bytes = shared * stored + (by_head + head) * element;
+  cost.shared_weight_bytes = (shared + values) * stored + (by_head + head) * element;
   if (cost.moe_layers > 0) {
     cost.experts = config.moe->experts;
     cost.experts_per_token = config.moe->experts_per_token;

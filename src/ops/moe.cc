@@ -34,7 +34,7 @@ void moe_group(Backend& backend, const MoeGroup& op) {
   check_view("rows", op.rows, {op.experts.elements()}, {DType::i32});
   check_view("offsets", op.offsets, op.offsets.shape, {DType::i32});
   check_view("places", op.places, op.experts.shape, {DType::i32});
-  KEYE_CHECK(op.first == 0 || backend.on_host(), "{}: experts elsewhere", backend.name());
+  KEYE_CHECK(op.all == 0 ? op.first == 0 : backend.on_host(), "{}: experts elsewhere", backend.name());
   backend.do_moe_group(op);
 }
 

@@ -36,7 +36,7 @@ void moe_route(Backend& backend, const MoeRoute& op);
 
 /// Sorts the (token, choice) pairs by expert, those of one expert by token: pair (t, j) becomes row places[t, j]. Of
 /// experts that are elsewhere, those outside [first, first + e), there are no rows, and places are -1.
-///   experts  [n, k] i32                   rows     [n k] i32 out: each row's token
+///   experts  [n, k] i32 in [0, all)       rows     [n k] i32 out: each row's token
 ///   offsets  [e + 1] i32 out: where each expert's rows begin     places  [n, k] i32 out
 struct MoeGroup {
   ConstView experts;
@@ -44,6 +44,7 @@ struct MoeGroup {
   View offsets;
   View places;
   int first = 0;
+  int all = 0;  // experts, here and elsewhere; 0: all are here
 };
 void moe_group(Backend& backend, const MoeGroup& op);
 

@@ -217,7 +217,8 @@ void Server::add_tool_routes() {
                  const engine::EngineStats stats = engine_ ? engine_->stats() : engine::EngineStats{};
                  exchange->respond({.status = 200,
                                     .headers = {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
-                                    .body = metrics_.text(stats, http_->stats(), chats_ ? chats_->stats() : engine::ChatClientStats{})});
+                                    .body = metrics_.text(stats, http_->stats(),
+                                                          chats_ ? chats_->stats() : engine::ChatClientStats{})});
                }});
   router_.add({"GET", "/openapi.json", Access::key,
                [this](auto exchange) { exchange->respond(json_response(openapi_document(router_.routes()))); }});

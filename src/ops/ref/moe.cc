@@ -92,7 +92,9 @@ void RefBackend::do_moe_group(const MoeGroup& op) {
   std::fill(offsets.begin(), offsets.end(), 0);
   const int64_t here = op.offsets.elements() - 1;
   const auto is_here = [&](int32_t expert) { return op.first <= expert && expert - op.first < here; };
+  const int64_t all = op.all == 0 ? here : op.all;
   for (const int32_t expert : experts) {
+    KEYE_CHECK(0 <= expert && expert < all, "expert {} of {}", expert, all);
     if (is_here(expert)) ++offsets[static_cast<size_t>(expert - op.first) + 1];
   }
   std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
