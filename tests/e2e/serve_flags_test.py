@@ -57,9 +57,9 @@ class Cards(Case):
                 self.assertEqual(server.chat(WORDS, max_tokens=1)["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
 
     def test_ranks_and_nodes_that_do_not_fit_are_refused_by_name(self):
-        # More of them than the model has heads to share, no secret, no such node; what fits: serve_ranks_test.py.
+        # More of them than the model has heads to share, fewer than nodes, no such node; what fits: serve_ranks_test.py.
         for card, values, name in [(CARD_30B, {"ranks": 4}, "--tp-size"),
-                                   (CARD_671B, {"ranks": 16, "nodes": 2, "rank": 0}, "KEYE_DIST_TOKEN"),
+                                   (CARD_671B, {"ranks": 16, "nodes": 2, "rank": 0}, "--tp-size"),
                                    (CARD_671B, {"ranks": 1, "nodes": 2, "rank": 1}, "--tp-size"),
                                    (CARD_671B, {"ranks": 1, "nodes": 1, "rank": 1}, "--node-rank")]:
             words = shlex.split(card.format(model=NANO, port=0, **values))
