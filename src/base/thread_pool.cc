@@ -40,7 +40,9 @@ bool spin(const Done& done) {
   return done();
 }
 
-std::vector<int> allowed_processors() {
+}  // namespace
+
+std::vector<int> ThreadPool::usable_processors() {
   cpu_set_t set;
   CPU_ZERO(&set);
   std::vector<int> result;
@@ -53,12 +55,8 @@ std::vector<int> allowed_processors() {
   return result;
 }
 
-}  // namespace
-
-int ThreadPool::processors() { return static_cast<int>(allowed_processors().size()); }
-
 ThreadPool::ThreadPool(int threads) {
-  const std::vector<int> processors = allowed_processors();
+  const std::vector<int> processors = usable_processors();
   for (int worker = 1; worker < threads; ++worker) {
     workers_.emplace_back([this, worker] { work(worker); });
     // More threads than processors is allowed (tests do it); pinning would then stack them.

@@ -48,8 +48,10 @@ class ThreadPool {
   /// For bodies that take long: they may leave the rest.
   bool is_interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 
-  /// How many processors this process may use.
-  static int processors();
+  /// The processors that this process may use, by number; never none.
+  static std::vector<int> usable_processors();
+  /// How many these are.
+  static int processors() { return static_cast<int>(usable_processors().size()); }
 
  private:
   using Call = void (*)(void* context, int64_t item, int worker);

@@ -249,8 +249,12 @@ int cmd_bench(int argc, char** argv) {
   flags.add(app);
   if (const auto code = parse_flags(app, argc, argv)) return *code;
   if (const std::string wrong = flags.check(); !wrong.empty()) return usage_error("bench", wrong);
-  const auto code = bench(flags, {argv, argv + argc});
-  return code ? *code : report("bench", code.error());
+  try {
+    const auto code = bench(flags, {argv, argv + argc});
+    return code ? *code : report("bench", code.error());
+  } catch (const comm::PeerLost& lost) {
+    return report("bench", Error{ErrorCode::unavailable, lost.what(), ""});
+  }
 }
 
 int cmd_bench_rank(int argc, char** argv, int channel) {

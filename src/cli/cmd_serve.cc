@@ -32,8 +32,8 @@ Result<server::ServerOptions> server_options(const ServeFlags& flags, const Path
   if (options.served_names.empty()) options.served_names = {folder.filename().string()};
   options.model_path = folder.string();
   options.version = KEYE_VERSION;
-  options.request_timeout = std::chrono::milliseconds(static_cast<int64_t>(flags.request_timeout_s * 1000));
-  options.stuck_after = std::chrono::milliseconds(static_cast<int64_t>(flags.watchdog_timeout_s * 1000));
+  options.request_timeout = to_ms(flags.request_timeout_s);
+  options.stuck_after = to_ms(flags.watchdog_timeout_s);
   options.log_requests = flags.log_requests;
   options.flags = flags.shown();
   return options;
@@ -99,24 +99,19 @@ Result<int> serve(const ServeFlags& flags, std::vector<std::string> command) {
       return stop.first.stop_requested() ? kExitOk : code;
     }
   }
-  comm::Group* const group = ranks ? &ranks->group() : nullptr;
-  auto loaded = engine::load(folder, load_options(flags, group));
-  const auto tokens = loaded ? kv_tokens(flags, *loaded->model, group) : loaded.error();
-  if (!tokens) {
-    if (ranks) ranks->give_up(tokens.error().to_string());
-    return tokens.error();
-  }
-  auto engine = std::make_unique<engine::Engine>(std::move(loaded).value(), engine_options(flags, folder, *tokens));
+  KEYE_TRY(LoadedPart part, load_part(flags, folder, ranks.get()));
+  const int64_t tokens = part.kv_tokens;
+  auto engine = std::make_unique<engine::Engine>(std::move(part.loaded), engine_options(flags, folder, tokens));
   const int64_t context = engine->context_max();
   stops_loading.reset();
   server->serve(std::move(engine), flags.chat_options());
   log(LogLevel::info, "serving {} at {}: context of {} tokens, KV cache of {} tokens, up to {} replies together",
-      options.served_names.front(), url, context, *tokens, flags.max_running);
+      options.served_names.front(), url, context, tokens, flags.max_running);
 
   wait_for(end.token());
   if (!end.is_lost()) {
     log(LogLevel::info, "draining: requests under way have {} s; another signal ends them now", flags.drain_timeout_s);
-    server->drain(std::chrono::milliseconds(static_cast<int64_t>(flags.drain_timeout_s * 1000)), stop.second);
+    server->drain(to_ms(flags.drain_timeout_s), stop.second);
   }
   server->stop(end.is_lost() ? engine::FinishReason::lost : engine::FinishReason::shutdown);
   log(LogLevel::info, "stopped");

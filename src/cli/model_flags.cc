@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdio>
@@ -55,6 +56,10 @@ Result<Path> model_folder(const std::string& given) {
   return make_error(
       ErrorCode::not_found, "models/keye-nano",
       "the model that comes with the program is not beside it; name a checkpoint folder with --model DIR");
+}
+
+std::chrono::milliseconds to_ms(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(std::min(seconds, 1e9) * 1000));
 }
 
 void clear_progress() {

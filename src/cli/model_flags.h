@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <functional>
 #include <stop_token>
 #include <string>
@@ -27,6 +28,9 @@ void add_device_flags(CLI::App& app, engine::DeviceOptions& device);
 
 /// The folder to use: `given`, or the model that comes with the program. Errors: not_found.
 Result<Path> model_folder(const std::string& given);
+
+/// Flags are in seconds.
+std::chrono::milliseconds to_ms(double seconds);
 
 /// Progress lines on standard error, if that is a terminal; otherwise empty functions.
 model::LoadProgress load_progress();

@@ -6,14 +6,9 @@
 
 #include "base/log.h"
 #include "cli/command.h"
+#include "cli/model_flags.h"
 
 namespace keye::cli {
-namespace {
-
-constexpr size_t kSecretBytesMin = 16;
-
-}  // namespace
-
 void RankFlags::add_of_one_node(CLI::App& app) {
   app.add_option("--tp-size,--tensor-parallel-size,--tp", tp_size,
                  "processes (ranks) that each have a part of the weights; all of one machine's processors are used by "
@@ -77,12 +72,12 @@ Result<std::string> RankFlags::secret() const {
     secret = given;
   }
   while (!secret.empty() && std::isspace(static_cast<unsigned char>(secret.back())) != 0) secret.pop_back();
-  if (secret.size() < kSecretBytesMin) {
+  if (secret.size() < comm::kTokenBytesMin) {
     return make_error(
         ErrorCode::invalid_argument, token_file.empty() ? "KEYE_DIST_TOKEN" : token_file,
         "nodes know each other by a secret of at least {} bytes, got {}; make one with 'openssl rand -hex "
         "32 > FILE', give all nodes the same file, and name it with --dist-token-file",
-        kSecretBytesMin, secret.size());
+        comm::kTokenBytesMin, secret.size());
   }
   return secret;
 }
@@ -115,7 +110,7 @@ Result<std::unique_ptr<RankProcess>> start_node(const RankFlags& flags, const mo
   options.place = flags.first_place();
   options.init_address = flags.init_address;
   KEYE_TRY(options.token, flags.secret());
-  options.timeout = std::chrono::milliseconds(static_cast<int64_t>(flags.timeout_s * 1000));
+  options.timeout = to_ms(flags.timeout_s);
   options.meet_timeout = std::max(10 * options.timeout, options.meet_timeout);
   options.agreed = std::move(agreed);
   options.agreed.emplace_back("--ep-size", std::to_string(flags.ep_size));
@@ -128,8 +123,7 @@ Result<std::unique_ptr<RankProcess>> start_node(const RankFlags& flags, const mo
 
 Result<std::unique_ptr<RankProcess>> join_node(const RankFlags& flags, int channel) {
   KEYE_TRY(auto ranks, comm::join_ranks(channel));
-  const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(flags.timeout_s * 1000));
-  return std::make_unique<RankProcess>(std::move(ranks), timeout, nullptr);
+  return std::make_unique<RankProcess>(std::move(ranks), to_ms(flags.timeout_s), nullptr);
 }
 
 }  // namespace keye::cli

@@ -17,7 +17,7 @@ namespace keye::cli {
 /// SGLang's spelling, where it has them.
 struct RankFlags {
   int tp_size = 1, nodes = 1, node_rank = 0, ep_size = 1;
-  std::string init_address, token, token_file;
+  std::string init_address, token_file;
   double timeout_s = 30;
 
   void add(CLI::App& app);

@@ -8,10 +8,6 @@
 namespace keye::cli {
 namespace {
 
-std::chrono::milliseconds to_ms(double seconds) {
-  return std::chrono::milliseconds(static_cast<int64_t>(std::min(seconds, 1e9) * 1000));
-}
-
 void add_model_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--model-path,--model", f.model, "checkpoint folder (default: the model that comes with the program)");
   app.add_option("--served-model-name", f.served_names, "names in requests and responses (default: the folder's)");

@@ -19,15 +19,14 @@ Result<Agreed> agreed_values(const ServeFlags& flags, const Path& folder) {
                 {"instruction set (--isa)", std::string(ops::isa_name(isa))},
                 {"--dtype", std::string(dtype_name(flags.value_dtype()))},
                 {"--sparse-attention", flags.attention.sparse},
-                {"--indexer", flags.attention.indexer},
+                {"--indexer-dtype", flags.attention.indexer},
                 {"--sparse-topk", std::to_string(flags.attention.topk)},
                 {"--kv-cache-dtype", flags.attention.kv_cache},
                 {"--max-running-requests", std::to_string(flags.max_running)},
                 {"--chunked-prefill-size", std::to_string(flags.chunked_prefill)}};
 }
 
-}  // namespace
-
+/// What to load for this rank; `group` is null for a model in one process.
 engine::LoadOptions load_options(const ServeFlags& flags, comm::Group* group) {
   const bool leads = group == nullptr || group->place().rank == 0;
   return {.dtype = flags.value_dtype(),
@@ -58,6 +57,25 @@ Result<int64_t> kv_tokens(const ServeFlags& flags, model::Model& model, comm::Gr
   return group == nullptr ? tokens : engine::least_of_all(*group, tokens);
 }
 
+}  // namespace
+
+Result<LoadedPart> load_part(const ServeFlags& flags, const Path& folder, RankProcess* process) {
+  comm::Group* const group = process == nullptr ? nullptr : &process->group();
+  const auto load = [&]() -> Result<LoadedPart> {
+    LoadedPart part;
+    KEYE_TRY(part.loaded, engine::load(folder, load_options(flags, group)));
+    KEYE_TRY(part.kv_tokens, kv_tokens(flags, *part.loaded.model, group));
+    return part;
+  };
+  try {
+    auto part = load();
+    if (!part && process != nullptr) process->give_up(part.error().to_string());
+    return part;
+  } catch (const comm::PeerLost& lost) {
+    return make_error(ErrorCode::unavailable, "", "{}", lost.what());
+  }
+}
+
 Result<std::unique_ptr<RankProcess>> start_serving_ranks(const ServeFlags& flags, const Path& folder,
                                                          std::vector<std::string> command, std::function<void()> lost) {
   KEYE_TRY(const engine::FolderConfig config, engine::read_folder_config(folder));
@@ -68,16 +86,10 @@ Result<std::unique_ptr<RankProcess>> start_serving_ranks(const ServeFlags& flags
 }
 
 Result<int> serve_part(const ServeFlags& flags, const Path& folder, RankProcess& process, server::Server* server) {
-  comm::Group& group = process.group();
+  KEYE_TRY(const LoadedPart part, load_part(flags, folder, &process));
   try {
-    auto loaded = engine::load(folder, load_options(flags, &group));
-    auto tokens = loaded ? kv_tokens(flags, *loaded->model, &group) : loaded.error();
-    if (!tokens) {
-      process.give_up(tokens.error().to_string());
-      return tokens.error();
-    }
     if (server != nullptr) server->follow(fmt::format("node 0 ({})", flags.ranks.init_address));
-    engine::follow(*loaded->model, group);
+    engine::follow(*part.loaded.model, process.group());
     return kExitOk;
   } catch (const comm::PeerLost& lost) {
     if (process.loss().empty()) process.give_up(lost.what());

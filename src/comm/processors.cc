@@ -11,6 +11,8 @@
 #include <system_error>
 #include <tuple>
 
+#include "base/thread_pool.h"
+
 namespace keye::comm {
 namespace {
 
@@ -30,13 +32,8 @@ int memory_node_of(int processor) {
 }  // namespace
 
 std::vector<Processor> usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
   std::vector<Processor> usable;
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return usable;
-  for (int i = 0; i < CPU_SETSIZE; ++i) {
-    if (CPU_ISSET(i, &set)) usable.push_back({i, memory_node_of(i)});
-  }
+  for (const int number : ThreadPool::usable_processors()) usable.push_back({number, memory_node_of(number)});
   std::sort(usable.begin(), usable.end(), [](const Processor& a, const Processor& b) {
     return std::tie(a.memory_node, a.number) < std::tie(b.memory_node, b.number);
   });

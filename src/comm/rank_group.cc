@@ -100,6 +100,7 @@ RankGroup::RankGroup(Options options)
     : place_(options.place),
       timeout_(options.timeout),
       memory_(std::move(options.memory)),
+      context_(std::move(options.context)),
       on_loss_(std::move(options.on_loss)),
       taken_(static_cast<size_t>(place_.locals())) {
   KEYE_CHECK(place_.size <= kRanksMax && static_cast<int>(options.links.size()) == place_.nodes - 1,

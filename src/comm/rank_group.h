@@ -27,6 +27,8 @@ class RankGroup final : public Group {
     Place place;
     std::chrono::milliseconds timeout{30000};
     std::shared_ptr<SharedMemory> memory;
+    /// Of the links; null with one node.
+    std::shared_ptr<const LinkContext> context;
     /// One for each other node, in their order: to the rank with the same place there.
     std::vector<Link> links;
     /// Told when this rank finds that another is lost, before PeerLost is thrown: to tell the rest.
@@ -91,7 +93,8 @@ class RankGroup final : public Group {
   Place place_;
   std::chrono::milliseconds timeout_;
   std::shared_ptr<SharedMemory> memory_;
-  std::vector<Peer> peers_;  // of the other nodes, in their order
+  std::shared_ptr<const LinkContext> context_;  // outlives the links
+  std::vector<Peer> peers_;                     // of the other nodes, in their order
   std::function<void(const std::string&)> on_loss_;
   ForEach for_each_;
   int spins_;

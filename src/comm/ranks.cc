@@ -24,7 +24,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kTokenBytesMin = 16;
 /// Descriptors of a rank that was started by another.
 constexpr int kChannel = 3;
 constexpr int kMemory = 4;
@@ -35,9 +34,8 @@ uint16_t data_port(uint16_t rendezvous, int rank) { return static_cast<uint16_t>
 
 class RanksOfNode final : public Ranks {
  public:
-  RanksOfNode(std::unique_ptr<LinkContext> context, std::unique_ptr<RankGroup> group, std::unique_ptr<Watch> watch,
-              std::shared_ptr<SharedMemory> memory)
-      : context_(std::move(context)), memory_(std::move(memory)), group_(std::move(group)), watch_(std::move(watch)) {}
+  RanksOfNode(std::unique_ptr<RankGroup> group, std::unique_ptr<Watch> watch, std::shared_ptr<SharedMemory> memory)
+      : memory_(std::move(memory)), group_(std::move(group)), watch_(std::move(watch)) {}
 
   Group& group() override { return *group_; }
   std::string loss() const override { return memory_->loss(); }
@@ -47,10 +45,9 @@ class RanksOfNode final : public Ranks {
   }
 
  private:
-  std::unique_ptr<LinkContext> context_;
   std::shared_ptr<SharedMemory> memory_;
-  std::unique_ptr<RankGroup> group_;
-  std::unique_ptr<Watch> watch_;  // ends first
+  std::unique_ptr<RankGroup> group_;  // keeps what the watch's links use, too
+  std::unique_ptr<Watch> watch_;      // ends first
 };
 
 // -- nodes --------------------------------------------------------------------
@@ -299,7 +296,7 @@ Result<void> check(const RanksOptions& options) {
 }
 
 /// The run begins when all have come to this.
-Result<std::unique_ptr<Ranks>> begin(const Join& join, std::unique_ptr<LinkContext> context,
+Result<std::unique_ptr<Ranks>> begin(const Join& join, std::shared_ptr<const LinkContext> context,
                                      std::shared_ptr<SharedMemory> memory, std::vector<Link> links,
                                      std::vector<Watch::Neighbour> neighbours) {
   const std::chrono::milliseconds timeout(join.timeout_ms);
@@ -308,10 +305,11 @@ Result<std::unique_ptr<Ranks>> begin(const Join& join, std::unique_ptr<LinkConte
       RankGroup::Options{.place = join.place,
                          .timeout = timeout,
                          .memory = memory,
+                         .context = std::move(context),
                          .links = std::move(links),
                          .on_loss = [watch = watch.get()](const std::string& loss) { watch->report(loss); }});
   RankGroup& joined = *group;
-  auto ranks = std::make_unique<RanksOfNode>(std::move(context), std::move(group), std::move(watch), std::move(memory));
+  auto ranks = std::make_unique<RanksOfNode>(std::move(group), std::move(watch), std::move(memory));
   try {
     joined.meet();
   } catch (const PeerLost& lost) {
@@ -332,7 +330,7 @@ Result<std::unique_ptr<Ranks>> start_ranks(const RanksOptions& options) {
             .key = link_key(options.token),
             .hosts = {},
             .port = 0};
-  std::unique_ptr<LinkContext> context;
+  std::shared_ptr<const LinkContext> context;
   std::vector<Watch::Neighbour> neighbours;
   if (place.nodes > 1) {
     KEYE_TRY(const Address address, Address::parse(options.init_address));
@@ -340,7 +338,7 @@ Result<std::unique_ptr<Ranks>> start_ranks(const RanksOptions& options) {
       return make_error(ErrorCode::invalid_argument, options.init_address,
                         "the {} ports after it are needed too, and there are none above 65535", place.size);
     }
-    context = std::make_unique<LinkContext>(join.key);
+    context = std::make_shared<const LinkContext>(join.key);
     KEYE_TRY(Met met,
              place.node() == 0 ? meet_as_first(options, address, *context) : meet_as_other(options, address, *context));
     join.hosts = std::move(met.hosts);
@@ -371,10 +369,10 @@ Result<std::unique_ptr<Ranks>> join_ranks(int channel) {
   KEYE_TRY(const Words words, listen(link, Clock::now() + std::chrono::seconds(10)));
   KEYE_TRY(const Join join, read_join(words.bytes));
   KEYE_TRY(auto memory, SharedMemory::open(Descriptor(kMemory), join.place.locals(), join.terms_max));
-  std::unique_ptr<LinkContext> context;
+  std::shared_ptr<const LinkContext> context;
   std::vector<Link> links;
   if (join.place.nodes > 1) {
-    context = std::make_unique<LinkContext>(join.key);
+    context = std::make_shared<const LinkContext>(join.key);
     auto joined = join_nodes(join, *context);
     if (!joined) {
       static_cast<void>(
@@ -414,27 +412,6 @@ std::pair<Link, Link> make_pair_over_tcp(const LinkContext& context) {
   return {std::move(one), std::move(other)};
 }
 
-/// A group and what it uses.
-class LocalGroup final : public Group {
- public:
-  LocalGroup(std::shared_ptr<LinkContext> context, RankGroup::Options options)
-      : context_(std::move(context)), group_(std::move(options)) {}
-
-  const Place& place() const override { return group_.place(); }
-  void use_threads(ForEach for_each) override { group_.use_threads(std::move(for_each)); }
-  std::span<float> terms(int64_t count) override { return group_.terms(count); }
-  void add_sum(std::span<float> out) override { group_.add_sum(out); }
-  void gather(std::span<const std::byte> part, const Take& take) override { group_.gather(part, take); }
-  void send(std::span<const std::byte> message) override { group_.send(message); }
-  std::span<const std::byte> receive() override { return group_.receive(); }
-  void meet() override { group_.meet(); }
-  void abandon() override { group_.abandon(); }
-
- private:
-  std::shared_ptr<LinkContext> context_;
-  RankGroup group_;
-};
-
 }  // namespace
 
 std::vector<std::unique_ptr<Group>> make_local_groups(int size, int nodes, int64_t terms_max,
@@ -466,11 +443,12 @@ std::vector<std::unique_ptr<Group>> make_local_groups(int size, int nodes, int64
       if (link) of_rank.push_back(std::move(*link));
     }
     groups.push_back(
-        std::make_unique<LocalGroup>(context, RankGroup::Options{.place = {.rank = rank, .size = size, .nodes = nodes},
-                                                                 .timeout = timeout,
-                                                                 .memory = memories[static_cast<size_t>(rank / locals)],
-                                                                 .links = std::move(of_rank),
-                                                                 .on_loss = nullptr}));
+        std::make_unique<RankGroup>(RankGroup::Options{.place = {.rank = rank, .size = size, .nodes = nodes},
+                                                       .timeout = timeout,
+                                                       .memory = memories[static_cast<size_t>(rank / locals)],
+                                                       .context = context,
+                                                       .links = std::move(of_rank),
+                                                       .on_loss = nullptr}));
   }
   return groups;
 }

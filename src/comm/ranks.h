@@ -17,6 +17,9 @@
 
 namespace keye::comm {
 
+/// Of the secret that nodes share.
+inline constexpr size_t kTokenBytesMin = 16;
+
 struct RanksOptions {
   Place place;               // of this process
   std::string init_address;  // HOST:PORT or [V6]:PORT of node 0, with more than one node

@@ -13,8 +13,6 @@ constexpr double kProgramBytes = 256e6;
 /// Of a rank's mailbox for messages (comm/shared_memory.h), and its share of the node's.
 constexpr double kMailboxBytes = 2 * (1 << 20);
 
-double to_double(int64_t number) { return static_cast<double>(number); }
-
 }  // namespace
 
 Result<MachineSpec> gpu_spec(const std::string& name) {
@@ -78,7 +76,7 @@ Result<Plan> make_plan(const model::ModelConfig& config, const PlanOptions& opti
     return latency + (tokens * plan.wire_per_token + samples * plan.wire_per_sample) / machine.network_bytes_per_s;
   };
 
-  const double prompt = to_double(options.prompt);
+  const double prompt = static_cast<double>(options.prompt);
   const double steps = std::ceil(prompt / options.model.step_tokens_max);
   plan.first_token.memory_s =
       steps * per_rank(cost.weight_bytes(prompt / steps), cost.replicated_bytes) / machine.read_bytes_per_s;
@@ -89,7 +87,7 @@ Result<Plan> make_plan(const model::ModelConfig& config, const PlanOptions& opti
   plan.first_token.network_s = network(prompt, 1, steps);
 
   const double batch = options.batch;
-  const double at = to_double(std::min(context, plan.context_max));
+  const double at = static_cast<double>(std::min(context, plan.context_max));
   plan.step.memory_s =
       (per_rank(cost.weight_bytes(batch), cost.replicated_bytes) + batch * visible(at) * plan.kv_per_token) /
       machine.read_bytes_per_s;

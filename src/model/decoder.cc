@@ -13,9 +13,6 @@ namespace {
 
 enum Plane { kKeyPlane, kValuePlane, kIndexPlane };
 
-/// Elements of ranges of heads.
-Shard::Range widened(const Shard::Range& range, int64_t width) { return {range.begin * width, range.end * width}; }
-
 /// What the rank has of a decoder.
 TextConfig part_of(const TextConfig& full, const Shard& shard) {
   TextConfig part = full;
@@ -175,8 +172,8 @@ void Decoder::list_attention(WeightList& list, Layer& layer, const std::string& 
   const int64_t d = config_.head_dim;
   const int64_t q_width = full_.heads * d;
   const int64_t kv_width = full_.kv_heads * d;
-  const Shard::Range q = widened(shard_.of(full_.heads), d);
-  const Shard::Range kv = widened(kv_heads_of(full_, shard_), d);
+  const Shard::Range q = shard_.of(full_.heads).widened(d);
+  const Shard::Range kv = kv_heads_of(full_, shard_).widened(d);
   list.matrix({rows_of_matrix(a + "q_proj.weight", q_width, c, q), rows_of_matrix(a + "k_proj.weight", kv_width, c, kv),
                rows_of_matrix(a + "v_proj.weight", kv_width, c, kv)},
               &layer.qkv);

@@ -8,11 +8,11 @@ size_t KvSpec::bytes_per_token() const {
   return sum * static_cast<size_t>(layers);
 }
 
-KvCache::KvCache(const KvSpec& spec, int pages, ops::Backend& backend) : spec_(spec), backend_(backend), pages_(pages) {
+KvCache::KvCache(const KvSpec& spec, int pages, ops::Backend& backend) : spec_(spec), pages_(pages) {
   for (const PlaneSpec& plane : spec_.planes) {
     planes_.emplace_back(
         plane.plane(nullptr).page_bytes() * static_cast<size_t>(pages) * static_cast<size_t>(spec_.layers),
-        backend_.memory());
+        backend.memory());
   }
 }
 
@@ -21,15 +21,6 @@ ops::KvPlane KvCache::plane(int index, int layer) const {
   const size_t layer_bytes = spec.plane(nullptr).page_bytes() * static_cast<size_t>(pages_);
   auto* data = static_cast<std::byte*>(planes_[static_cast<size_t>(index)].data());
   return spec.plane(data + static_cast<size_t>(layer) * layer_bytes);
-}
-
-void KvCache::copy_page(int32_t from, int32_t to) {
-  for (int index = 0; index < static_cast<int>(spec_.planes.size()); ++index) {
-    for (int layer = 0; layer < spec_.layers; ++layer) {
-      const ops::KvPlane at_layer = plane(index, layer);
-      backend_.copy(at_layer.block(to, 0), at_layer.block(from, 0), at_layer.page_bytes());
-    }
-  }
 }
 
 }  // namespace keye::model

@@ -38,13 +38,10 @@ class KvCache {
 
   /// The plane with this index in spec.planes, at one layer.
   ops::KvPlane plane(int index, int layer) const;
-  /// Copies a page of every plane and layer: for two sequences that part ways in the middle of it.
-  void copy_page(int32_t from, int32_t to);
   int pages() const { return pages_; }
 
  private:
   KvSpec spec_;
-  ops::Backend& backend_;
   int pages_;
   std::vector<Buffer> planes_;  // one for each plane: [layers][pages][page bytes]
 };

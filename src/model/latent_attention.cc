@@ -91,9 +91,9 @@ void LatentAttention::list_weights(WeightList& list, const std::string& prefix) 
               &layer.down);
   list.vector(prefix + "q_a_layernorm.weight", {l.query_rank}, &layer.query_norm);
   list.vector(prefix + "kv_a_layernorm.weight", {l.kv_rank}, &layer.latent_norm);
-  const auto of_heads = [&](int64_t dim) { return Shard::Range{head_range_.begin * dim, head_range_.end * dim}; };
   const int64_t query_dim = l.plain_dim + l.rope_dim;
-  list.matrix({rows_of_matrix(prefix + "q_b_proj.weight", all_heads_ * query_dim, l.query_rank, of_heads(query_dim))},
+  list.matrix({rows_of_matrix(prefix + "q_b_proj.weight", all_heads_ * query_dim, l.query_rank,
+                              head_range_.widened(query_dim))},
               &layer.query_up);
   // Stored head by head, the rows of its keys before those of its values.
   const std::string name = prefix + "kv_b_proj.weight";
@@ -108,9 +108,9 @@ void LatentAttention::list_weights(WeightList& list, const std::string& prefix) 
     list.matrix({{name, stored, values, l.value_dim, l.kv_rank, l.kv_rank, 1}},
                 &layer.value_up[static_cast<size_t>(i)]);
   }
-  list.matrix(
-      {cols_of_matrix(prefix + "o_proj.weight", hidden_, int64_t{all_heads_} * l.value_dim, of_heads(l.value_dim))},
-      &layer.out);
+  list.matrix({cols_of_matrix(prefix + "o_proj.weight", hidden_, int64_t{all_heads_} * l.value_dim,
+                              head_range_.widened(l.value_dim))},
+              &layer.out);
 }
 
 void LatentAttention::begin_step(const std::array<ops::Indices, 3>& positions, int64_t tokens) {

@@ -22,6 +22,8 @@ struct Shard {
     int64_t begin = 0;
     int64_t end = 0;
     int64_t length() const { return end - begin; }
+    /// Of heads: their elements, `width` each.
+    Range widened(int64_t width) const { return {begin * width, end * width}; }
   };
   Range of(int64_t total) const;
 };

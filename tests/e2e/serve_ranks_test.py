@@ -303,6 +303,12 @@ class TwoNodes(Case):
         node0.stop()
         self.assertEqual(node1.process.wait(TIMEOUT_S), 0)
 
+    def test_a_node_that_cannot_load_ends_all_and_says_why(self):
+        with Nodes(node1={"flags": ["--mem-fraction-static", 0.01]}) as nodes:
+            self.assertEqual(nodes.end(), [1, 1])
+            self.assertRegex(lost_line(nodes[0]), r"^rank 1 \(node 1\) gave up: --mem-fraction-static: 1 % of .*; raise it$")
+            nodes[0].wait_for_log(r"^keye serve: rank 1 \(node 1\) gave up")  # said, not thrown
+
     def test_a_node_that_gives_up_says_why(self):
         with Nodes() as nodes:
             nodes.start()
